@@ -1,0 +1,1 @@
+"""A partner's premises: raw data enters here and never leaves."""

@@ -1,0 +1,1 @@
+"""From a partner's files to user histories: ingest, clean, pseudonymise, group."""

@@ -1,0 +1,1 @@
+"""Ranking on the partner's own hardware with a released adapter."""

@@ -1,0 +1,129 @@
+"""Scores of a partner's users, or of a free-text query, under a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.batches import BatchMaker
+from shared.config import PriorConfig
+from shared.model.behaviour import QUERY_EVENT, BehaviourStage, CatalogueVectors, EventBatch
+from shared.model.prior import CollaborativePrior, PriorScorer
+from shared.model.text import TextStage
+from shared.schema import Histories
+
+Scores = NDArray[np.float32]
+QUERY_BEHAVIOUR_WEIGHT = 0.25
+"""Weight of the behaviour stage beside the plain similarity of query and item."""
+
+
+class ModelScorer:
+    """Scores of all items after the newest event of a user.
+
+    Parameters
+    ----------
+    model : BehaviourStage or None
+        None scores with the prior alone.
+    prior : CollaborativePrior
+    config : PriorConfig
+    catalogue : CatalogueVectors
+    """
+
+    def __init__(
+        self,
+        model: BehaviourStage | None,
+        prior: CollaborativePrior,
+        config: PriorConfig,
+        catalogue: CatalogueVectors,
+        *,
+        batch_size: int = 256,
+    ) -> None:
+        self._model, self._catalogue, self._batch_size = model, catalogue, batch_size
+        self._device = catalogue.items.device
+        self._prior = PriorScorer(prior, config, self._device)
+
+    def users(self, maker: BatchMaker, users: NDArray[np.int64]) -> Scores:
+        """Scores of users by their place in the maker's histories, shape ``(len(users), I)``."""
+        scores = np.empty((len(users), len(self._catalogue.items)), dtype=np.float32)
+        for places, batch in maker.latest(np.asarray(users, dtype=np.int64), self._batch_size):
+            scores[places] = self.batch(batch.to(self._device)).cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def batch(self, batch: EventBatch) -> torch.Tensor:
+        """Scores after the newest event of each row, shape ``(B, I)``."""
+        scores = self._prior.last_position(batch.items)
+        if self._model is None:
+            return scores
+        hidden = self._model.hidden(batch, self._catalogue)  # (B, T, H)
+        newest = hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths - 1]
+        return scores + self._model.score(newest, self._catalogue)
+
+    @torch.inference_mode()
+    def query(self, text: str, stage: TextStage) -> Scores:
+        """Scores for a natural-language intent, shape ``(I,)``.
+
+        The query is one event whose text vector stands where an item's would; beside it, the plain
+        similarity of the frozen BERT, both standardised.
+        """
+        vectors = torch.from_numpy(stage.encode([text]).astype(np.float32)).to(self._device)  # (1, 2, H)
+        similar = _standardised(vectors[0, 1] @ self._catalogue.items.T)
+        if self._model is None:
+            return np.asarray(similar.cpu().numpy(), dtype=np.float32)
+        one = torch.ones(1, 1, dtype=torch.long, device=self._device)
+        event = EventBatch(-one, one * QUERY_EVENT, one * 0, one[0], vectors[:, :1], -one)
+        wanted = self._model.score(self._model.hidden(event, self._catalogue)[:, 0], self._catalogue)[0]
+        scores = similar + QUERY_BEHAVIOUR_WEIGHT * _standardised(wanted)
+        return np.asarray(scores.cpu().numpy(), dtype=np.float32)
+
+
+def histories_scorer(scorer: ModelScorer, maker: BatchMaker):  # type: ignore[no-untyped-def]
+    """A function of (histories, users), as evaluation takes it, over the histories that `maker` holds."""
+
+    def scores(histories: Histories, users: NDArray[np.int64]) -> Scores:
+        return scorer.users(maker, users)
+
+    return scores
+
+
+class FrozenBert:
+    """The base BERT without any training: similarity to the recency-weighted mean of the user's items.
+
+    Parameters
+    ----------
+    catalogue : CatalogueVectors
+    popularity : (I,) float32
+        Centred log popularity, added with `popularity_weight`.
+    decay : float
+        Weight of an event by its age in events.
+    """
+
+    def __init__(
+        self,
+        catalogue: CatalogueVectors,
+        popularity: Scores,
+        *,
+        temperature: float = 15.0,
+        popularity_weight: float = 0.9,
+        decay: float = 0.8,
+        max_events: int = 50,
+    ) -> None:
+        self._items = catalogue.items.cpu().numpy()
+        self._bias = popularity_weight * popularity
+        self._temperature, self._decay, self._max_events = temperature, decay, max_events
+
+    def __call__(self, histories: Histories, users: NDArray[np.int64]) -> Scores:
+        """Scores of users, shape ``(len(users), I)``."""
+        wanted = np.stack([self._mean(histories[int(k)].items) for k in users])
+        return (self._temperature * wanted @ self._items.T + self._bias).astype(np.float32)
+
+    def _mean(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        newest = items[-self._max_events :][::-1]
+        weights = self._decay ** np.arange(len(newest))
+        mean = weights @ self._items[newest]
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
+
+
+def _standardised(scores: torch.Tensor) -> torch.Tensor:
+    return (scores - scores.mean()) / scores.std().clamp(min=1e-12)

@@ -1,0 +1,116 @@
+"""User-level private gradients: one user is one row, clipped once. The only import of Opacus.
+
+Opacus' ``GradSampleModule`` hooks give the gradient of every row of a batch. Its ``make_private`` is
+not used: it derives the sampling rate and the normaliser from the size of the data set, which leaks
+it; here both are constants of the public plan. Noise is not drawn here (`client.privatize`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from opacus.grad_sample import GradSampleModule
+from torch import Tensor
+
+from shared.errors import SensitivityError
+from shared.messages import ClippedSum
+from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch, trainable_parameters
+
+PriorLogits = Callable[[EventBatch], Tensor]
+
+
+class UserGradients:
+    """Per-user gradients of one behaviour stage.
+
+    The hooks stay on the module for its whole life (Opacus refuses to add them twice); new rounds
+    load new weights.
+
+    Parameters
+    ----------
+    model : BehaviourStage
+    """
+
+    def __init__(self, model: BehaviourStage) -> None:
+        self.model = model
+        self._parameters = trainable_parameters(model)
+        _only_trained_leaves_train(model)
+        self._hooked = GradSampleModule(model, batch_first=True, loss_reduction="sum", strict=True)
+        self._hooked.disable_hooks()
+
+    @property
+    def size(self) -> int:
+        """Trained parameters: the length of a flat gradient."""
+        return sum(p.numel() for p in self._parameters.values())
+
+    def of(self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat gradient of each user's own mean loss, shape ``(B, P)``, and the losses, shape ``(B,)``."""
+        with self._hooks():
+            losses = self._hooked(batch, catalogue, prior)
+            losses.sum().backward()
+            flat = torch.cat([_grad_sample(p).flatten(1) for p in self._parameters.values()], dim=1)
+        return flat, losses.detach()
+
+    def clipped_sum(
+        self,
+        batches: Iterable[EventBatch],
+        catalogue: CatalogueVectors,
+        prior: PriorLogits,
+        clip_norm: float,
+    ) -> ClippedSum:
+        """Sum over users of their gradients, each clipped once to `clip_norm`; zeros if there is no user.
+
+        Guarantees
+        ----------
+        Adding or removing one user, with any history, moves the sum by at most `clip_norm` in L2: a
+        user's gradient is a function of that user's row alone, is scaled to norm at most
+        `clip_norm` as one flat vector over all trained parameters, and is left out if not finite.
+        """
+        total = torch.zeros(self.size, dtype=torch.float64)
+        loss, users = 0.0, 0
+        for batch in batches:
+            on_device = batch.to(catalogue.items.device)
+            gradients, losses = self.of(on_device, catalogue, prior(on_device))
+            total += clip_and_sum(gradients, clip_norm).double().cpu()
+            loss, users = loss + float(losses.sum()), users + len(losses)
+        if not bool(torch.isfinite(total).all()):
+            raise SensitivityError("Expected a finite sum of clipped gradients.")
+        return ClippedSum(total.numpy(), clip_norm, private_loss=loss / users if users else None)
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        self._hooked.enable_hooks()
+        try:
+            yield
+        finally:
+            self._hooked.disable_hooks()
+            for p in self._parameters.values():
+                p.grad_sample = None  # type: ignore[attr-defined]
+                p.grad = None
+
+
+def clip_and_sum(gradients: Tensor, clip_norm: float) -> Tensor:
+    """Sum of rows, each scaled to norm at most `clip_norm`; ``(B, P)`` to ``(P,)``. Rows that are not finite count as 0."""
+    norms = gradients.norm(dim=1)  # (B,)
+    finite = torch.isfinite(norms)
+    if not bool(finite.all()):
+        gradients = torch.where(finite.unsqueeze(1), gradients, 0.0)
+        norms = torch.where(finite, norms, 0.0)
+    factors = (clip_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
+    return factors @ gradients
+
+
+def _grad_sample(parameter: torch.nn.Parameter) -> Tensor:
+    sample = parameter.grad_sample  # type: ignore[attr-defined]
+    if not isinstance(sample, Tensor):
+        raise SensitivityError("Expected one backward pass a forward pass, so that a user is counted once.")
+    return sample
+
+
+def _only_trained_leaves_train(model: torch.nn.Module) -> None:
+    """Opacus records activations of modules in training mode; the frozen base must stay in evaluation mode."""
+    model.eval()
+    for module in model.modules():
+        if any(p.requires_grad for p in module.parameters(recurse=False)):
+            module.training = True

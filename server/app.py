@@ -1,0 +1,95 @@
+"""The Flower ServerApp: reads the run's configuration, runs the rounds, writes the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.checkpoint import Checkpoint, CheckpointStore
+from server.optimizer import ServerState
+from server.strategy import Observer, Run, VeilrecStrategy
+from shared.adapter import flatten_parameters, load_parameters, save_release
+from shared.catalogue import read_catalogue
+from shared.config import RunConfig, parse_config
+from shared.errors import ConfigError
+from shared.files import write_json, write_lines
+from shared.model.behaviour import BehaviourStage
+from shared.model.prior import uninformed
+from shared.model.weights import find_base
+from shared.privacy.accounting import build_plan, epsilon_spent
+from shared.schema import Catalogue
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the rounds that the run's configuration asks for (``config``, ``data-root``, ``out``)."""
+    settings = context.run_config
+    root = str(settings.get("data-root", ""))
+    if not root:
+        raise ConfigError("Expected data-root: a folder with items.parquet and the partners' folders.")
+    config = parse_config(str(settings.get("config", "")), "run configuration")
+    catalogue = read_catalogue(Path(root) / "items.parquet")
+    run_federation(grid, config, catalogue, Path(str(settings.get("out", "veilrec-run"))))
+
+
+def run_federation(
+    grid: Grid, config: RunConfig, catalogue: Catalogue, out: Path, observer: Observer | None = None
+) -> Checkpoint:
+    """Do the rounds that are left and release the adapter; the same on every engine.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's way to the partners: in-process, Ray or a SuperLink.
+    out : Path
+        The run folder: ``config.json``, ``rounds.jsonl``, ``checkpoints/``, ``adapter/``.
+    observer : callable, optional
+        Called with each round's record.
+
+    Returns
+    -------
+    Checkpoint
+        After the last round.
+    """
+    run = describe_run(config, catalogue)
+    write_json(out / "config.json", config.model_dump(mode="json"))
+    store = CheckpointStore(out / "checkpoints")
+    model = BehaviourStage(find_base(config.model.base), config.model, n_items=len(catalogue), seed=config.seed or 0)
+    checkpoint = store.load(run.run_id) or Checkpoint(
+        run.run_id, 0, ServerState.start(flatten_parameters(model)), None, []
+    )
+
+    def observe(record: dict[str, object]) -> None:
+        write_lines(out / "rounds.jsonl", strategy.checkpoint.records)
+        if observer:
+            observer(record)
+
+    strategy = VeilrecStrategy(run, checkpoint, store, observe)
+    if strategy.rounds_left > 0:
+        strategy.start(
+            grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s
+        )
+    final = strategy.checkpoint
+    load_parameters(model, final.state.released)
+    save_release(
+        out / "adapter",
+        model,
+        final.prior or uninformed(len(catalogue)),
+        config,
+        catalogue_digest=catalogue.digest,
+        privacy={"mode": run.plan.mode, "epsilon": epsilon_spent(run.plan, run.plan.rounds), "delta": run.plan.delta},
+        version=1,
+    )
+    return final
+
+
+def describe_run(config: RunConfig, catalogue: Catalogue) -> Run:
+    """The constants of a run; its id is a digest of configuration and catalogue."""
+    text = f"{config.model_dump_json()}\n{catalogue.digest}"
+    run_id = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Run(run_id, config, build_plan(config), len(catalogue), catalogue.digest)

@@ -1,0 +1,253 @@
+"""The configuration of a run: one frozen typed tree, extra keys forbidden.
+
+Everything here is public: it is sent to every partner with every round. Nothing may be set from a
+partner's data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import ConfigError
+
+DEFAULT_BASE = "all-MiniLM-L6-v2"
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+LoraTarget = Literal[
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+]
+ALL_LINEAR: tuple[LoraTarget, ...] = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+
+
+class _Tree(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Tree):
+    """The recommender: which BERT, which part of it is trained, how scores are made.
+
+    Attributes
+    ----------
+    base : str
+        Name or path of a Hugging Face BERT; the default ships in a package and is pinned by SHA-256.
+    adapted_layers : int
+        The top layers that read behaviour and carry LoRA; the layers below read text and are frozen.
+    lora_rank, lora_alpha, lora_targets
+        As in PEFT's ``LoraConfig``.
+    head_rank : int
+        Rank of W - I in the score ``tau cos(W h, e)``.
+    item_rank : int
+        Rank of the learned item-ID residuals; 0 leaves them out (under privacy they cost noise).
+    max_events : int
+        The events of a user that are read at once: the newest ones.
+    max_history : int
+        The events of a user that a partner keeps for training and statistics.
+    rating_max : float
+        The best rating of the scale that the partners use.
+    max_tokens : int
+        Word pieces of a text.
+    temperature : float
+        tau, at the start if it is learned by the head.
+    """
+
+    base: str = DEFAULT_BASE
+    adapted_layers: Positive = 2
+    lora_rank: Positive = 8
+    lora_alpha: Positive = 16
+    lora_targets: tuple[LoraTarget, ...] = ALL_LINEAR
+    head_rank: Annotated[int, Field(ge=0)] = 16
+    item_rank: Annotated[int, Field(ge=0)] = 0
+    max_events: Positive = 50
+    max_history: Positive = 1000
+    rating_max: Annotated[float, Field(gt=0)] = 5.0
+    max_tokens: Positive = 64
+    temperature: Annotated[float, Field(gt=0)] = 15.0
+
+
+class PriorConfig(_Tree):
+    """The collaborative prior: closed forms of one private sum, before the first training round.
+
+    Attributes
+    ----------
+    kind : str
+        ``hybrid`` (EASE and next-item ridge), ``popularity`` (its diagonal alone) or ``none``.
+    max_items : int
+        Catalogues above this size use ``popularity``: the sum grows with the square of the items.
+    epsilon_share : float
+        The part of epsilon that the sum may spend alone; the rounds get what is left.
+    decay : float
+        Weight of an event by its age in events, for the next-item ridge.
+    max_targets : int
+        The newest events of a user that count as next items.
+    ease_weight, next_weight, popularity_weight : float
+        Weights of the standardised scores in the logits.
+    """
+
+    kind: Literal["hybrid", "popularity", "none"] = "hybrid"
+    max_items: Positive = 3000
+    epsilon_share: Share = 0.8
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_targets: Positive = 20
+    ease_weight: float = 0.5
+    next_weight: float = 1.0
+    popularity_weight: float = 0.2
+
+
+class TrainingConfig(_Tree):
+    """Rounds and optimisers.
+
+    Attributes
+    ----------
+    rounds : int
+        Training rounds (the round of the prior's sum comes before them).
+    sampling_rate : float
+        q: the public probability with which a user takes part in a step (Poisson sampling).
+    local_steps, local_learning_rate
+        Steps of DP-SGD that a partner takes in a round; more than one only in ``local`` mode.
+    server_optimizer : str
+        ``adam`` or ``average`` (plain averaging of the partners' updates).
+    microbatch : int
+        Users whose gradients are held in memory at once. Has no effect on the result's meaning.
+    drop_events : float
+        Chance with which an event of a history is left out of a training pass (regularisation).
+    average_from : float
+        The released adapter is the mean of the iterates from this share of the rounds on
+        (post-processing, free of privacy cost); 1 releases the last iterate.
+    """
+
+    rounds: Annotated[int, Field(ge=0)] = 60
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
+    local_steps: Positive = 1
+    local_learning_rate: Annotated[float, Field(gt=0)] = 0.5
+    server_optimizer: Literal["adam", "average"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    beta1: Share = 0.9
+    beta2: Share = 0.99
+    microbatch: Positive = 64
+    drop_events: Share = 0.1
+    average_from: Annotated[float, Field(gt=0, le=1)] = 0.75
+
+
+class PrivacyConfig(_Tree):
+    """What is asked of the mechanism; `shared.privacy.plan` turns it into a plan with noise.
+
+    Attributes
+    ----------
+    mode : str
+        ``distributed``, ``local`` or ``none`` (only in simulations).
+    epsilon, delta : float
+        The target at user level, for all rounds together.
+    clip_norm : float
+        C, of one user's gradient.
+    noise_multiplier : float, optional
+        Fixes the noise of the training rounds instead of calibrating it to `epsilon`.
+    population : int
+        N0: the declared, never measured, number of users of the federation. 0 in a simulation means
+        that the simulator declares it.
+    partners_per_user : int
+        The most partners that hold the same person; every partner clips to C divided by it.
+    colluders : int
+        Partners that may subtract their own noise from the sum.
+    """
+
+    mode: Literal["distributed", "local", "none"] = "distributed"
+    epsilon: Annotated[float, Field(gt=0)] = 8.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    clip_norm: Annotated[float, Field(gt=0)] = 0.5
+    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    population: Annotated[int, Field(ge=0)] = 0
+    partners_per_user: Positive = 1
+    colluders: Annotated[int, Field(ge=0)] = 0
+
+
+class FederationConfig(_Tree):
+    """Partners, quorum and time-outs."""
+
+    partners: Positive = 4
+    quorum: Annotated[int, Field(ge=0)] = 0
+    timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+
+    @property
+    def survivors(self) -> int:
+        """The answers that a round needs: the quorum, or all partners where none is set."""
+        return self.quorum or self.partners
+
+
+class RunConfig(_Tree):
+    """The whole tree; what `run.json` and every round plan are made from."""
+
+    seed: Annotated[int, Field(ge=0)] | None = 0
+    simulation: bool = True
+    model: ModelConfig = ModelConfig()
+    prior: PriorConfig = PriorConfig()
+    training: TrainingConfig = TrainingConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    federation: FederationConfig = FederationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        fed, priv = self.federation, self.privacy
+        if fed.survivors > fed.partners:
+            raise ValueError(f"federation.quorum={fed.quorum} is above federation.partners={fed.partners}")
+        if priv.mode == "distributed" and priv.colluders >= fed.survivors:
+            raise ValueError(f"privacy.colluders={priv.colluders} leaves no honest noise share of {fed.survivors}")
+        if self.training.local_steps > 1 and priv.mode == "distributed":
+            raise ValueError("training.local_steps above 1 needs privacy.mode=local or none")
+        if not self.simulation and self.seed is not None:
+            raise ValueError("seed is only allowed in simulations: noise that can be reproduced protects nobody")
+        if not self.simulation and priv.mode == "none":
+            raise ValueError("privacy.mode=none is only allowed in simulations")
+        if not self.simulation and priv.population == 0:
+            raise ValueError("privacy.population must be declared outside simulations")
+        return self
+
+
+def parse_config(text: str, source: str = "configuration") -> RunConfig:
+    """Read a `RunConfig` from JSON; empty text means the defaults.
+
+    Raises
+    ------
+    ConfigError
+        Names the first wrong key and what was expected.
+    """
+    try:
+        return RunConfig.model_validate_json(text or "{}")
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first(error)}") from None
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a `RunConfig` from a JSON file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is absent, is not JSON, or holds a wrong key or value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}). Expected a JSON file.") from None
+    return parse_config(text, str(path))
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "configuration"
+    return f"{where}: {first['msg']}"

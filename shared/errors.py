@@ -1,0 +1,148 @@
+"""The errors of Veilrec.
+
+::
+
+    VeilrecError                     exit code 1
+    ├── ConfigError                  10  a wrong option, key or value
+    ├── DataError                    20  a file that does not hold what was expected
+    │   ├── SchemaError              21  a missing or mistyped column or field
+    │   └── EmptyHistoryError        22  nothing is left to train or rank on
+    ├── PrivacyError                 30  the round ends and nothing is released
+    │   ├── BudgetExhaustedError     31
+    │   ├── PolicyViolationError     32  a plan below the partner's floor
+    │   ├── SensitivityError         33  one user could move the sum by more than C
+    │   └── AccountingError          34  two accountants disagree, or a plan cannot be accounted
+    ├── ProtocolError                40  the other side did not keep to the protocol
+    │   ├── AdapterMismatchError     41  an adapter of another shape or another base model
+    │   ├── CohortTooSmallError      42  fewer answers than the quorum
+    │   └── ReplayError              43  a message for a round that is over, or not yet begun
+    ├── IntegrityError               50  a file is not what was written
+    │   └── CheckpointError          51
+    └── RankingError                 60
+        ├── StaleIndexError          61  catalogue vectors of another adapter
+        └── UnknownUserError         62
+
+A message says ``Expected name=value ...`` and never holds a user's text or id: an error may be read
+by others than the partner. `wire_name` is all of it that may cross to the other side.
+"""
+
+from __future__ import annotations
+
+
+class VeilrecError(Exception):
+    """The root of all errors that Veilrec raises on purpose."""
+
+    exit_code = 1
+
+    @property
+    def wire_name(self) -> str:
+        """The name of the class: all that may leave the machine on which the error was raised."""
+        return type(self).__name__
+
+
+class ConfigError(VeilrecError):
+    """An option, key or value that cannot be used."""
+
+    exit_code = 10
+
+
+class DataError(VeilrecError):
+    """A file that does not hold what was expected; the message names file, row and column."""
+
+    exit_code = 20
+
+
+class SchemaError(DataError):
+    """A missing or mistyped column or field."""
+
+    exit_code = 21
+
+
+class EmptyHistoryError(DataError):
+    """Nothing is left to train or rank on."""
+
+    exit_code = 22
+
+
+class PrivacyError(VeilrecError):
+    """A step that is not covered by the privacy plan. Ends the round; nothing is released."""
+
+    exit_code = 30
+
+
+class BudgetExhaustedError(PrivacyError):
+    """The plan is spent."""
+
+    exit_code = 31
+
+
+class PolicyViolationError(PrivacyError):
+    """A plan that a partner, or the law of the run mode, does not allow."""
+
+    exit_code = 32
+
+
+class SensitivityError(PrivacyError):
+    """One user could move the sum by more than the clip norm."""
+
+    exit_code = 33
+
+
+class AccountingError(PrivacyError):
+    """A plan that cannot be accounted, or on which two accountants disagree."""
+
+    exit_code = 34
+
+
+class ProtocolError(VeilrecError):
+    """The other side did not keep to the protocol."""
+
+    exit_code = 40
+
+
+class AdapterMismatchError(ProtocolError):
+    """An adapter of another shape, or for another base model."""
+
+    exit_code = 41
+
+
+class CohortTooSmallError(ProtocolError):
+    """Fewer partners answered than the quorum."""
+
+    exit_code = 42
+
+
+class ReplayError(ProtocolError):
+    """A message for a round that is over or has not begun."""
+
+    exit_code = 43
+
+
+class IntegrityError(VeilrecError):
+    """A file is not what was written."""
+
+    exit_code = 50
+
+
+class CheckpointError(IntegrityError):
+    """A checkpoint that cannot be resumed from."""
+
+    exit_code = 51
+
+
+class RankingError(VeilrecError):
+    """A ranking request that cannot be answered."""
+
+    exit_code = 60
+
+
+class StaleIndexError(RankingError):
+    """Catalogue vectors that belong to another adapter."""
+
+    exit_code = 61
+
+
+class UnknownUserError(RankingError):
+    """A user of whom the partner holds nothing."""
+
+    exit_code = 62

@@ -1,0 +1,1 @@
+"""Hazardous material: randomness that privacy depends on. Test vectors or nothing."""

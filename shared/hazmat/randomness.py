@@ -1,0 +1,118 @@
+"""Where randomness that privacy depends on comes from.
+
+Two sources with one interface. `SystemRandomness` reads the operating system's CSPRNG.
+`SeededRandomness` reproduces a simulation; noise that can be reproduced protects nobody, so it is
+only handed out when a run is declared a simulation (`randomness_for`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import PolicyViolationError
+
+
+class Randomness(Protocol):
+    """A source of uniform bytes."""
+
+    @property
+    def name(self) -> str:
+        """``system`` or ``seeded``."""
+        ...
+
+    def read(self, n: int, context: str) -> bytes:
+        """Return `n` uniform bytes; a seeded source gives the same bytes for the same `context`."""
+        ...
+
+
+class SystemRandomness:
+    """The operating system's CSPRNG.
+
+    Guarantees
+    ----------
+    Bytes come from ``os.urandom``; `context` is ignored and nothing can be replayed.
+    """
+
+    name = "system"
+
+    def read(self, n: int, context: str) -> bytes:
+        """Return `n` bytes of the CSPRNG."""
+        return os.urandom(n)
+
+
+class SeededRandomness:
+    """A reproducible source for simulations: SHAKE-256 of seed, party and context.
+
+    Guarantees
+    ----------
+    None to anyone who knows or can guess the seed. Different parties and contexts give streams that
+    are independent to all who do not know it.
+    """
+
+    name = "seeded"
+
+    def __init__(self, seed: int, party: str) -> None:
+        self._prefix = f"veilrec simulation\0{seed}\0{party}\0".encode()
+
+    def read(self, n: int, context: str) -> bytes:
+        """Return the `n` bytes that belong to `context`."""
+        return hashlib.shake_256(self._prefix + context.encode()).digest(n)
+
+
+def randomness_for(*, seed: int | None, simulation: bool, party: str) -> Randomness:
+    """Choose the source: seeded only in a simulation that names a seed.
+
+    Raises
+    ------
+    PolicyViolationError
+        If a seed is given outside a simulation.
+    """
+    if seed is None:
+        return SystemRandomness()
+    if not simulation:
+        raise PolicyViolationError("Expected seed=none outside simulations: seeded noise protects nobody.")
+    return SeededRandomness(seed, party)
+
+
+def gaussian(source: Randomness, context: str, n: int, stddev: float) -> NDArray[np.float64]:
+    """Draw `n` independent N(0, stddev^2) values by Box and Muller's method, shape ``(n,)``.
+
+    Guarantees
+    ----------
+    Uniforms have 53 bits from `source`, so a draw is at most 8.6 standard deviations away. The values
+    are floating point: their low bits are no exact Gaussian (Mironov, CCS 2012), so a released sum
+    must be rounded to a public lattice that is coarse beside the float spacing (`client.privatize`).
+    """
+    pairs = (n + 1) // 2
+    words = np.frombuffer(source.read(16 * pairs, context), dtype="<u8").reshape(2, pairs) >> np.uint64(11)
+    # u in (0, 1]: log is finite. v in [0, 1).
+    u = (words[0].astype(np.float64) + 1.0) * 2.0**-53
+    v = words[1].astype(np.float64) * 2.0**-53
+    radius = np.sqrt(-2.0 * np.log(u)) * stddev
+    both = np.concatenate([radius * np.cos(2.0 * np.pi * v), radius * np.sin(2.0 * np.pi * v)])
+    return both[:n]
+
+
+def uniforms(source: Randomness, context: str, names: tuple[str, ...]) -> NDArray[np.float64]:
+    """One uniform in [0, 1) a name, shape ``(len(names),)``: a fresh key's PRF of the name.
+
+    The value of a name does not depend on the other names or on their order, so that a sample of
+    users is a property of the users, not of the file they came from.
+
+    Guarantees
+    ----------
+    For a `source` with a fresh key, values are independent and uniform (keyed BLAKE2b as PRF).
+    """
+    key = source.read(32, context)
+    return np.array(
+        [
+            int.from_bytes(hashlib.blake2b(name.encode(), key=key, digest_size=7).digest(), "big") * 2.0**-56
+            for name in names
+        ],
+        dtype=np.float64,
+    )

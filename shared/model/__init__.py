@@ -1,0 +1,1 @@
+"""The shared BERT: a frozen text stage, then a behaviour stage with LoRA."""

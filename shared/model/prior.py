@@ -1,0 +1,201 @@
+"""The collaborative prior: closed forms of one noisy sum, and their scores.
+
+Two second moments of the users' histories are summed privately (`client.statistics`):
+``G = sum_u y y^T`` with y the user's items scaled to norm 1, and ``B = sum_u sum_p phi_p e_p^T / sqrt(m)``
+with phi_p the decayed items before the p-th of m targets. From them, with no further privacy cost:
+
+- popularity: the diagonal of G;
+- EASE (Steck, WWW 2019): ``P = (G + l I)^-1``, ``W = I - P / diag(P)``;
+- next-item ridge (as linear session models, e.g. SLIST, WWW 2021): ``W = (G + l I)^-1 B``.
+
+The ridge weight l follows from public quantities alone: the number of items and the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared.config import PriorConfig
+
+COOCCURRENCE_WEIGHT = math.sqrt(0.5)
+"""Weight of G beside B in the joint sum, whose squared weights add up to 1: a user's part has norm <= 1."""
+RULED_OUT = -1e4
+"""Logit of an item that cannot be the next new one."""
+BASE_RIDGE = 2.0
+"""l without noise, in users."""
+
+
+def statistics_size(kind: str, n_items: int) -> int:
+    """Length of the summed vector: the diagonal; or the symmetric G packed, then B."""
+    if kind == "none":
+        return 0
+    return n_items if kind == "popularity" else n_items * (n_items + 1) // 2 + n_items * n_items
+
+
+def effective_kind(config: PriorConfig, n_items: int) -> str:
+    """``hybrid`` becomes ``popularity`` above ``max_items``: the sum grows with the square of the items."""
+    return "popularity" if config.kind == "hybrid" and n_items > config.max_items else config.kind
+
+
+@dataclass(frozen=True)
+class CollaborativePrior:
+    """What the prior's sum became. Arrays are float32 over catalogue rows.
+
+    Attributes
+    ----------
+    popularity : (I,)
+        Centred log popularity.
+    ease, next_item : (I, I) or None
+        Item-to-item weights; row = an item of the history, column = the item that is scored.
+    """
+
+    popularity: NDArray[np.float32]
+    ease: NDArray[np.float32] | None = None
+    next_item: NDArray[np.float32] | None = None
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The arrays that are there, by name."""
+        named = {"popularity": self.popularity, "ease": self.ease, "next_item": self.next_item}
+        return {name: array for name, array in named.items() if array is not None}
+
+
+def uninformed(n_items: int) -> CollaborativePrior:
+    """A prior that knows nothing."""
+    return CollaborativePrior(np.zeros(n_items, dtype=np.float32))
+
+
+def solve(kind: str, total: NDArray[np.float64], n_items: int, noise_stddev: float) -> CollaborativePrior:
+    """Turn the summed vector into a prior.
+
+    Parameters
+    ----------
+    kind : {"hybrid", "popularity", "none"}
+    total : (statistics_size(kind, n_items),)
+    noise_stddev : float
+        Standard deviation of the noise on every entry of `total`; public, 0 without noise.
+    """
+    if kind == "none":
+        return uninformed(n_items)
+    if kind == "popularity":
+        return CollaborativePrior(_log_popularity(total, noise_stddev))
+    packed = n_items * (n_items + 1) // 2
+    G = unpack_symmetric(total[:packed], n_items) / COOCCURRENCE_WEIGHT
+    B = total[packed:].reshape(n_items, n_items) / math.sqrt(1 - COOCCURRENCE_WEIGHT**2)
+    sigma = noise_stddev / COOCCURRENCE_WEIGHT
+    # Entries off the diagonal carry sigma / sqrt(2): the spectrum of the noise ends at 2 sigma / sqrt(2) sqrt(I).
+    edge = math.sqrt(2.0) * sigma * math.sqrt(n_items)
+    inverse = np.linalg.inv(G + (BASE_RIDGE + 1.5 * edge) * np.eye(n_items))
+    ease = -inverse / np.diag(inverse)
+    np.fill_diagonal(ease, 0.0)
+    next_item = np.linalg.solve(G + (10 * BASE_RIDGE + 3.0 * edge) * np.eye(n_items), B)
+    return CollaborativePrior(
+        _log_popularity(np.diag(G), sigma), ease.astype(np.float32), next_item.astype(np.float32)
+    )
+
+
+def pack_symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper triangle with off-diagonal entries times sqrt(2): keeps the Frobenius norm, halves the vector.
+
+    Noise on the packed vector is noise of only 1 / sqrt(2) on each entry off the diagonal.
+    """
+    rows, columns = np.triu_indices(len(matrix))
+    packed: NDArray[np.float64] = matrix[rows, columns] * np.where(rows == columns, 1.0, math.sqrt(2.0))
+    return packed
+
+
+def unpack_symmetric(packed: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Inverse of `pack_symmetric`, shape ``(n, n)``."""
+    rows, columns = np.triu_indices(n)
+    matrix = np.empty((n, n))
+    matrix[rows, columns] = packed * np.where(rows == columns, 1.0, math.sqrt(0.5))
+    matrix[columns, rows] = matrix[rows, columns]
+    return matrix
+
+
+def _log_popularity(mass: NDArray[np.float64], sigma: float) -> NDArray[np.float32]:
+    """Centred log of the noisy mass; what cannot be told from noise counts as the floor."""
+    floor = max(float(np.mean(np.abs(mass))) * 0.05, sigma, 1e-3)
+    logs = np.log(np.maximum(mass, 0.0) + floor)
+    return (logs - logs.mean()).astype(np.float32)
+
+
+class PriorScorer:
+    """Logits of the prior at every position of a batch of histories.
+
+    Parameters
+    ----------
+    prior : CollaborativePrior
+    config : PriorConfig
+        Weights of the parts. EASE and next-item scores are standardised over the catalogue.
+    """
+
+    def __init__(self, prior: CollaborativePrior, config: PriorConfig, device: torch.device) -> None:
+        self._config = config
+        self._popularity = torch.from_numpy(prior.popularity).to(device) * config.popularity_weight
+        parts = (
+            (prior.ease, config.ease_weight, 1.0),
+            (prior.next_item, config.next_weight, config.decay),
+        )
+        self._parts = [
+            (torch.from_numpy(matrix).to(device), weight, decay) for matrix, weight, decay in parts if matrix is not None
+        ]
+
+    def all_positions(self, items: torch.Tensor) -> torch.Tensor:
+        """Logits after each event, shape ``(B, T, I)``; `items` is ``(B, T)`` with -1 for padding."""
+        logits = self._popularity.expand(*items.shape, -1)
+        known = (items >= 0).unsqueeze(-1)
+        for matrix, weight, decay in self._parts:
+            gathered = matrix[items.clamp(min=0)] * known  # (B, T, I)
+            logits = logits + weight * _standardised(_decayed_sums(gathered, decay))
+        return logits
+
+    def last_position(self, items: torch.Tensor) -> torch.Tensor:
+        """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions."""
+        logits = self._popularity.expand(len(items), -1)
+        ages = torch.arange(items.shape[1] - 1, -1, -1, device=items.device)
+        for matrix, weight, decay in self._parts:
+            weights = (decay**ages) * (items >= 0)  # (B, T)
+            bags = torch.zeros(len(items), len(matrix), device=items.device)
+            bags.scatter_add_(1, items.clamp(min=0), weights.to(bags.dtype))
+            logits = logits + weight * _standardised(bags @ matrix)
+        return logits
+
+
+def _decayed_sums(gathered: torch.Tensor, decay: float) -> torch.Tensor:
+    """``S_t = decay S_{t-1} + x_t`` along the positions."""
+    if decay == 1.0:
+        return gathered.cumsum(dim=1)
+    sums = torch.empty_like(gathered)
+    running = torch.zeros_like(gathered[:, 0])
+    for t in range(gathered.shape[1]):
+        running = running * decay + gathered[:, t]
+        sums[:, t] = running
+    return sums
+
+
+def _standardised(scores: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and deviation 1 over the catalogue; all-equal scores become 0."""
+    centred = scores - scores.mean(-1, keepdim=True)
+    return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
+
+
+def mask_seen(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Rule out, at each position, the items that the user has met by then.
+
+    Ranking leaves them out too; learning to push them down would be effort for nothing.
+
+    Parameters
+    ----------
+    logits : (B, T, I)
+    items : (B, T) with -1 for none
+    """
+    T = items.shape[1]
+    steps = torch.arange(T, device=items.device)
+    met_at = torch.full((len(items), logits.shape[-1]), T, device=items.device)  # (B, I): first meeting
+    met_at.scatter_reduce_(1, items.clamp(min=0), torch.where(items >= 0, steps, T), reduce="amin")
+    return logits.masked_fill(met_at.unsqueeze(1) <= steps.view(1, T, 1), RULED_OUT)

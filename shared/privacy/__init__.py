@@ -1,0 +1,1 @@
+"""The privacy plan and its accountant: the only place where an epsilon is computed."""

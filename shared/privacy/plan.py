@@ -1,0 +1,114 @@
+"""The privacy plan: public, complete, and the only thing that the accountant reads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from shared.errors import PolicyViolationError
+
+Mode = Literal["distributed", "local", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyPlan:
+    """The mechanism of a whole run, from the first sum to the last round.
+
+    The run is one composition: a Gaussian sum over all users (the collaborative prior, if any), then
+    `steps` Poisson-subsampled Gaussian sums.
+
+    Attributes
+    ----------
+    mode : {"distributed", "local", "none"}
+        Who adds the noise: shares at every partner, all of it at every partner, nobody.
+    unit, adjacency : str
+        What is hidden: one user (all that the partners hold of them), added or removed.
+    delta : float
+    sampling_rate : float
+        q of every step; public.
+    population : int
+        N0, declared. Sums are divided by ``q N0``, never by a measured count.
+    clip_norm : float
+        C, the most that one user moves a sum, over all partners that hold them.
+    noise_multiplier : float
+        z: the noise of a step's sum has standard deviation ``z C``.
+    prior_noise_multiplier : float or None
+        The same for the prior's sum, whose sensitivity is 1; None if there is no such sum.
+    rounds, local_steps : int
+    survivors, colluders : int
+        t partners must answer and c of them may subtract their shares: a share has variance
+        ``z^2 C^2 / (t - c)``.
+    partners_per_user : int
+        k_max; every partner clips to ``C / k_max``.
+    max_events : int
+        m, the events of a user that are used.
+    """
+
+    mode: Mode
+    delta: float
+    sampling_rate: float
+    population: int
+    clip_norm: float
+    noise_multiplier: float
+    prior_noise_multiplier: float | None
+    rounds: int
+    local_steps: int
+    survivors: int
+    colluders: int
+    partners_per_user: int
+    max_events: int
+    unit: str = "user"
+    adjacency: str = "add-or-remove"
+    accountant: str = "pld"
+
+    def __post_init__(self) -> None:
+        if self.mode == "none":
+            return
+        noises = [self.noise_multiplier] if self.steps else []
+        if self.prior_noise_multiplier is not None:
+            noises.append(self.prior_noise_multiplier)
+        if any(not math.isfinite(z) or z <= 0 for z in noises):
+            raise PolicyViolationError(
+                f"Expected noise_multiplier > 0 in mode={self.mode}, got {self.noise_multiplier} "
+                f"(prior {self.prior_noise_multiplier})."
+            )
+        if not 0 < self.sampling_rate <= 1 or not 0 < self.delta < 1:
+            raise PolicyViolationError("Expected 0 < sampling_rate <= 1 and 0 < delta < 1.")
+
+    @property
+    def steps(self) -> int:
+        """T: noised sums over the training rounds."""
+        return self.rounds * self.local_steps
+
+    @property
+    def partner_clip_norm(self) -> float:
+        """What one partner clips a user's contribution to: ``C / k_max``."""
+        return self.clip_norm / self.partners_per_user
+
+    @property
+    def normaliser(self) -> float:
+        """``q N0``, the public divisor of a step's sum."""
+        return self.sampling_rate * self.population
+
+    def share_stddev(self, stage: Literal["prior", "train"]) -> float:
+        """Standard deviation of the noise that one partner adds to its own sum.
+
+        Guarantees
+        ----------
+        In ``distributed`` mode the shares of any ``t - c`` honest partners add up to at least the
+        noise of the plan. In ``local`` mode every partner adds all of it. In ``none``: 0.
+        """
+        if self.mode == "none":
+            return 0.0
+        multiplier = self.prior_noise_multiplier if stage == "prior" else self.noise_multiplier
+        if multiplier is None:
+            raise PolicyViolationError(f"Expected a plan with a {stage} stage.")
+        full = multiplier * (1.0 if stage == "prior" else self.clip_norm)
+        return full if self.mode == "local" else full / math.sqrt(self.survivors - self.colluders)
+
+    def digest(self) -> str:
+        """SHA-256 of all fields: two parties with one digest mean one plan."""
+        text = "\n".join(f"{key}={value!r}" for key, value in sorted(asdict(self).items()))
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Settings that suit a federation's public size: users declared, items, partners, mode."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import ValidationError
+
+from shared.config import RunConfig
+from shared.errors import ConfigError
+
+
+def declared_population(users: int) -> int:
+    """N0 of a simulation: the number of users to one significant digit and a half (10, 15, 20, ...)."""
+    scale = 10 ** max(0, int(math.log10(max(users, 1))))
+    return max(1, round(users / (scale / 2)) * scale // 2)
+
+
+def preset(
+    *, users: int, items: int, partners: int, seed: int, shared_users: bool, settings: dict[str, Any]
+) -> RunConfig:
+    """A whole configuration: `settings` where the user fixed something, else what suits the size.
+
+    Parameters
+    ----------
+    shared_users : bool
+        Whether one person may be held by two partners (the marketplace).
+    settings : dict
+        A tree with the keys of `RunConfig`.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is not one of `RunConfig`, or has a wrong value.
+    """
+    private = str(settings.get("privacy", {}).get("mode", "distributed")) != "none"
+    tree: dict[str, Any] = {
+        "seed": seed,
+        "simulation": True,
+        "federation": {"partners": partners},
+        "privacy": {"population": declared_population(users), "partners_per_user": 2 if shared_users else 1},
+    }
+    try:
+        return RunConfig.model_validate(_merged(_merged(_recipe(private), tree), settings))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise ConfigError(f"{where}: {first['msg']}") from None
+
+
+def _recipe(private: bool) -> dict[str, Any]:
+    """Without noise: many small cohorts. With noise: few large ones, fewer trained numbers."""
+    if not private:
+        return {
+            "model": {"lora_rank": 16, "lora_alpha": 32, "temperature": 5.0},
+            "prior": {"ease_weight": 0.2, "next_weight": 0.4, "popularity_weight": 0.2},
+            "training": {"rounds": 100, "sampling_rate": 0.2, "learning_rate": 2e-3},
+            "privacy": {"clip_norm": 1.0},
+        }
+    return {
+        "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 5.0, "max_events": 30},
+        "prior": {"ease_weight": 0.2, "next_weight": 0.4, "popularity_weight": 0.2, "epsilon_share": 0.8},
+        "training": {"rounds": 20, "sampling_rate": 0.2, "learning_rate": 2e-3},
+        "privacy": {"clip_norm": 0.5},
+    }
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

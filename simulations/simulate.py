@@ -1,0 +1,207 @@
+"""``veilrec simulate``: partition, train over simulated partners, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from client.app import app as client_app
+from client.data.cleaning import clean
+from client.data.ingest import RawData
+from server.app import describe_run, run_federation
+from server.strategy import Observer
+from shared.config import ModelConfig, RunConfig
+from shared.errors import CheckpointError, ConfigError
+from shared.files import write_json
+from simulations.datasets import MARKETPLACE, load
+from simulations.federation import InProcessGrid
+from simulations.marketplace import MarketplaceConfig, generate
+from simulations.partition import partition
+from simulations.presets import preset
+from simulations.progress import RunProgress
+from simulations.report import render
+from simulations.results import evaluate_alone, evaluate_run, run_document
+from simulations.tensorboard import EventWriter
+from simulations.workspace import Workspace, prepare
+
+Engine = Literal["inprocess", "ray"]
+REQUEST_FILE = "simulation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a simulation was asked for; kept in ``simulation.json`` so that it can be resumed.
+
+    Attributes
+    ----------
+    data : str
+        ``marketplace``, an imported set, or a path.
+    partition : {"iid", "dirichlet", "taste", "given"}
+    users, items : int
+        Size of the marketplace.
+    local_only : bool
+        Also train every partner alone, as a baseline: it doubles the time.
+    settings : dict
+        What the user fixed of the `RunConfig`; the rest comes from `simulations.presets`.
+    """
+
+    data: str
+    partners: int
+    partition: str
+    seed: int
+    engine: Engine
+    users: int
+    items: int
+    local_only: bool
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulation that is ready to run: its `request`, the federation on disk and its configuration."""
+
+    out: Path
+    request: Request
+    data_name: str
+    workspace: Workspace
+    config: RunConfig
+
+
+def start(request: Request, out: Path) -> Simulation:
+    """Load, clean and partition the data, and write the partners' folders below ``out``.
+
+    Raises
+    ------
+    ConfigError
+        If `out` already holds a run.
+    """
+    if (out / REQUEST_FILE).exists():
+        raise ConfigError(f"{out}: holds a run already. Expected another --out, or --resume {out}.")
+    data = _load(request)
+    method = "given" if request.data == MARKETPLACE else request.partition
+    partitioned = partition(
+        data.interactions, data.items, partners=request.partners, method=method, seed=request.seed  # type: ignore[arg-type]
+    )
+    prepare(data, partitioned, out / "partners", seed=request.seed)
+    write_json(out / REQUEST_FILE, {**asdict(request), "name": data.name})
+    return resume(out)
+
+
+def resume(out: Path) -> Simulation:
+    """Open a simulation that was started before; it goes on from its last whole round.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    try:
+        told = json.loads((out / REQUEST_FILE).read_text(encoding="utf-8"))
+        name = str(told.pop("name"))
+        request = Request(**told)
+    except (OSError, ValueError, TypeError, KeyError):
+        raise CheckpointError(f"{out / REQUEST_FILE}: Expected a simulation to resume.") from None
+    workspace = Workspace.open(out / "partners")
+    return Simulation(out, request, name, workspace, _config(request, workspace))
+
+
+def run(simulation: Simulation, *, show: bool = True) -> dict[str, Any]:
+    """Train, evaluate, and write ``run.json``, ``report.html`` and the event files; returns ``run.json``."""
+    out, config, workspace = simulation.out, simulation.config, simulation.workspace
+    began = time.monotonic()
+    plan = describe_run(config, workspace.catalogue)
+    with RunProgress(plan.rounds, enabled=show) as progress:
+        with progress.stage("reading texts"):
+            text_s = _timed(lambda: _read_texts(simulation))
+        with EventWriter(out) as events:
+
+            def observe(record: dict[str, Any]) -> None:
+                events.round(record)
+                progress.round_done(record)
+
+            training_s = _timed(lambda: _train(simulation, observe))
+        with progress.stage("evaluation"):
+            evaluation_began = time.monotonic()
+            metrics = evaluate_run(out / "adapter", workspace)
+            if simulation.request.local_only:
+                with progress.stage("partners alone"):
+                    metrics["local_only"] = _local_only(simulation)
+    timing = {
+        "total_s": time.monotonic() - began,
+        "text_stage_s": text_s,
+        "training_s": training_s,
+        "evaluation_s": time.monotonic() - evaluation_began,
+    }
+    document = run_document(simulation.data_name, simulation.request.engine, config, plan, workspace, out, metrics, timing)
+    write_json(out / "run.json", document)
+    render(out)
+    return document
+
+
+def _load(request: Request) -> RawData:
+    if request.data != MARKETPLACE:
+        return clean(load(request.data))[0]
+    shop = MarketplaceConfig(users=request.users, items=request.items, partners=request.partners, seed=request.seed)
+    interactions, items = generate(shop)
+    return RawData(MARKETPLACE, interactions, items)
+
+
+def _config(request: Request, workspace: Workspace) -> RunConfig:
+    users = sum(len(histories) for histories in workspace.histories(ModelConfig()))
+    return preset(
+        users=users,
+        items=len(workspace.catalogue),
+        partners=request.partners,
+        seed=request.seed,
+        shared_users=request.data == MARKETPLACE,
+        settings=request.settings,
+    )
+
+
+def _read_texts(simulation: Simulation) -> None:
+    for agent in simulation.workspace.agents():
+        agent.batch_maker(simulation.config.model, simulation.config.seed or 0)
+
+
+def _train(simulation: Simulation, observer: Observer) -> None:
+    workspace, config = simulation.workspace, simulation.config
+    if simulation.request.engine == "ray":
+        from simulations.ray import run_on_ray
+
+        run_on_ray(config, workspace, simulation.out, observer)
+        return
+    grid = InProcessGrid(client_app, range(workspace.partners), workspace.root)
+    run_federation(grid, config, workspace.catalogue, simulation.out, observer)
+
+
+def _local_only(simulation: Simulation) -> dict[str, float]:
+    """Every partner trains alone under the same promise to its users, and ranks for its own."""
+    workspace = simulation.workspace
+    folders = []
+    for k in range(workspace.partners):
+        alone = alone_config(simulation.config, simulation.workspace.partners)
+        folder = simulation.out / "local" / f"partner-{k:03d}"
+        run_federation(InProcessGrid(client_app, [k], workspace.root), alone, workspace.catalogue, folder)
+        folders.append(folder / "adapter")
+    return evaluate_alone(folders, workspace)
+
+
+def alone_config(config: RunConfig, partners: int) -> RunConfig:
+    """The same recipe for one partner: its own noise, for its part of the population."""
+    population = max(1, round(config.privacy.population / partners))
+    return config.model_copy(
+        update={
+            "privacy": config.privacy.model_copy(update={"population": population, "partners_per_user": 1}),
+            "federation": config.federation.model_copy(update={"partners": 1, "quorum": 0}),
+        }
+    )
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
