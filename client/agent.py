@@ -234,7 +234,12 @@ class PartnerAgent:
 
 @lru_cache(maxsize=2)
 def _cached_workbench(
-    model: ModelConfig, seed: int, catalogue_digest: str, cache: Path, device: torch.device, passages: tuple[str, ...]
+    model: ModelConfig,
+    seed: int,
+    catalogue_digest: str,
+    cache: Path,
+    device: torch.device,
+    passages: tuple[str, ...],
 ) -> Workbench:
     base = find_base(model.base)
     stage = BehaviourStage(base, model, n_items=len(passages), seed=seed).to(device)
@@ -246,9 +251,7 @@ def _cached_workbench(
     return Workbench(stage, UserGradients(stage), catalogue, text, width)
 
 
-def _workbench(
-    model: ModelConfig, seed: int, catalogue: Catalogue, cache: Path, device: torch.device
-) -> Workbench:
+def _workbench(model: ModelConfig, seed: int, catalogue: Catalogue, cache: Path, device: torch.device) -> Workbench:
     return _cached_workbench(model, seed, catalogue.digest, cache, device, tuple(catalogue.passages()))
 
 

@@ -37,16 +37,12 @@ class BatchMaker:
     model : ModelConfig
     """
 
-    def __init__(
-        self, histories: Histories, review_vectors: NDArray[np.float16], model: ModelConfig
-    ) -> None:
+    def __init__(self, histories: Histories, review_vectors: NDArray[np.float16], model: ModelConfig) -> None:
         self._histories = histories
         self._review_vectors = review_vectors
         self._model = model
 
-    def training(
-        self, users: NDArray[np.int64], training: TrainingConfig, key: bytes
-    ) -> Iterator[EventBatch]:
+    def training(self, users: NDArray[np.int64], training: TrainingConfig, key: bytes) -> Iterator[EventBatch]:
         """Batches of the users' training windows, users of alike length together.
 
         What is read of a user depends on the user's own history, the public configuration and `key`
@@ -62,6 +58,12 @@ class BatchMaker:
             places = order[start : start + batch_size]
             windows = [self._latest_window(self._histories[int(users[k])]) for k in places]
             yield places, self._collate(windows)
+
+    def without(self, history: UserHistory, gone: int | None) -> EventBatch:
+        """A batch of one: the user's newest events, without event `gone`; for explanations."""
+        newest = np.arange(len(history))[max(0, len(history) - self._model.max_events) :]
+        kept = newest if gone is None else newest[newest != gone]
+        return self._collate([_window(history, kept, np.zeros(0, dtype=np.int64), self._model.rating_max)])
 
     def _batches(self, windows: list[Window], size: int) -> Iterator[EventBatch]:
         windows.sort(key=lambda window: len(window.items))
@@ -126,9 +128,7 @@ def next_new_items(items: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.where(after < n, items[np.minimum(after, n - 1)], -1).astype(np.int64)
 
 
-def _window(
-    history: UserHistory, kept: NDArray[np.int64], targets: NDArray[np.int64], rating_max: float
-) -> Window:
+def _window(history: UserHistory, kept: NDArray[np.int64], targets: NDArray[np.int64], rating_max: float) -> Window:
     steps = np.clip(np.ceil(history.ratings[kept] * (RATING_STEPS / rating_max)), 1, RATING_STEPS)
     return Window(
         history.items[kept],

@@ -72,18 +72,17 @@ def next_item_moments(histories: Histories, n_items: int, config: PriorConfig) -
     if not rows:
         return np.zeros((n_items, n_items))
     index = np.concatenate(rows) * n_items + np.concatenate(columns)
-    flat = np.bincount(index, weights=np.concatenate(values), minlength=n_items * n_items)
+    weights = np.concatenate(values).astype(np.float64)
+    flat = np.bincount(index, weights=weights, minlength=n_items * n_items).astype(np.float64)
     return flat.reshape(n_items, n_items)
 
 
-def _summed(
-    items: NDArray[np.int64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _summed(items: NDArray[np.int64], weights: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Distinct items with their summed weights: a repeated item counts as one coordinate of phi."""
     unique, inverse = np.unique(items, return_inverse=True)
     if len(unique) == len(items):
         return items, weights
-    return unique, np.bincount(inverse, weights=weights)
+    return unique, np.bincount(inverse, weights=weights).astype(np.float64)
 
 
 def _incidence(histories: Histories, n_items: int) -> sparse.csr_matrix:

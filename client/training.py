@@ -91,14 +91,18 @@ class UserGradients:
 
 
 def clip_and_sum(gradients: Tensor, clip_norm: float) -> Tensor:
-    """Sum of rows, each scaled to norm at most `clip_norm`; ``(B, P)`` to ``(P,)``. Rows that are not finite count as 0."""
+    """Sum of rows, each scaled to norm at most `clip_norm`; ``(B, P)`` to ``(P,)``.
+
+    Rows that are not finite count as 0.
+    """
     norms = gradients.norm(dim=1)  # (B,)
     finite = torch.isfinite(norms)
     if not bool(finite.all()):
         gradients = torch.where(finite.unsqueeze(1), gradients, 0.0)
         norms = torch.where(finite, norms, 0.0)
     factors = (clip_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
-    return factors @ gradients
+    total: Tensor = factors @ gradients
+    return total
 
 
 def _grad_sample(parameter: torch.nn.Parameter) -> Tensor:

@@ -71,9 +71,7 @@ def run_federation(
 
     strategy = VeilrecStrategy(run, checkpoint, store, observe)
     if strategy.rounds_left > 0:
-        strategy.start(
-            grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s
-        )
+        strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)
     final = strategy.checkpoint
     load_parameters(model, final.state.released)
     save_release(
@@ -82,7 +80,11 @@ def run_federation(
         final.prior or uninformed(len(catalogue)),
         config,
         catalogue_digest=catalogue.digest,
-        privacy={"mode": run.plan.mode, "epsilon": epsilon_spent(run.plan, run.plan.rounds), "delta": run.plan.delta},
+        privacy={
+            "mode": run.plan.mode,
+            "epsilon": epsilon_spent(run.plan, run.plan.rounds),
+            "delta": run.plan.delta,
+        },
         version=1,
     )
     return final

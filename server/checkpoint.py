@@ -88,7 +88,9 @@ class CheckpointStore:
             if meta["run_id"] != run_id:
                 raise CheckpointError(f"{self._state}: Expected run_id={run_id}, got {meta['run_id']}.")
             state = ServerState(
-                steps=int(meta["steps"]), averaged=int(meta["averaged"]), **{name: arrays[name] for name in ARRAYS}
+                steps=int(meta["steps"]),
+                averaged=int(meta["averaged"]),
+                **{name: arrays[name] for name in ARRAYS},
             )
             prior = self._load_prior(run_id) if meta["prior"] == "True" else None
             return Checkpoint(run_id, int(meta["round"]), state, prior, json.loads(meta["records"]))

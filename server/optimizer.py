@@ -75,5 +75,7 @@ def _averaged(state: ServerState, config: TrainingConfig) -> ServerState:
     if state.steps <= config.average_from * config.rounds:
         return state
     count = state.averaged + 1
-    mean = state.parameters if count == 1 else state.mean_parameters + (state.parameters - state.mean_parameters) / count
+    mean = (
+        state.parameters if count == 1 else state.mean_parameters + (state.parameters - state.mean_parameters) / count
+    )
     return replace(state, mean_parameters=mean, averaged=count)

@@ -164,9 +164,7 @@ class VeilrecStrategy(Strategy):
         self.checkpoint = replace(self.checkpoint, prior=prior)
         return {"update_norm": float(np.linalg.norm(total)), "noise_norm": stddev * math.sqrt(len(total))}
 
-    def _apply_update(
-        self, total: NDArray[np.float64], stddev: float, updates: list[NoisedSum]
-    ) -> dict[str, Any]:
+    def _apply_update(self, total: NDArray[np.float64], stddev: float, updates: list[NoisedSum]) -> dict[str, Any]:
         plan = self.run.plan
         steps = plan.local_steps
         divisor = plan.normaliser * steps

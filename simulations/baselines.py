@@ -129,9 +129,7 @@ def _inverse(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     factor, failed = lapack.spotrf(matrix, lower=1)
     if failed:
         raise ConfigError("Expected a larger ridge: the co-occurrence matrix cannot be inverted.")
-    inverse: NDArray[np.float32] = lapack.spotri(factor, lower=1, overwrite_c=1)[
-        0
-    ]  # right below the diagonal only
+    inverse: NDArray[np.float32] = lapack.spotri(factor, lower=1, overwrite_c=1)[0]  # right below the diagonal only
     lower = np.tril(inverse)
     return lower + np.tril(lower, -1).T
 

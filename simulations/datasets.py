@@ -154,9 +154,7 @@ def _download(requirement: str, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         unreachable = any(sign in done.stderr.lower() for sign in NO_CONNECTION)
-        why = (
-            "the package index cannot be reached" if unreachable else f"pip ended with code {done.returncode}"
-        )
+        why = "the package index cannot be reached" if unreachable else f"pip ended with code {done.returncode}"
         raise DataError(
             f"Expected {requirement} from the package index, but {why}; "
             f"'python -m pip download --no-deps {requirement}' says more."

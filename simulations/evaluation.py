@@ -250,9 +250,7 @@ def _evaluate_batch(
     rows, seen = seen_pairs(histories, users)
     items = max(wanted.max(), seen.max(initial=0)) + 1 if among is None else len(among)  # known to exist
     if scores.ndim != 2 or len(scores) != len(users) or scores.shape[1] < items:
-        raise RankingError(
-            f"Expected scores of users={len(users)}, items={items} or more; got shape={scores.shape}."
-        )
+        raise RankingError(f"Expected scores of users={len(users)}, items={items} or more; got shape={scores.shape}.")
     candidates = np.ones(scores.shape, dtype=bool) if among is None else np.tile(among, (len(users), 1))
     candidates[rows, seen] = False  # (n, items)
     return Evaluation(

@@ -33,11 +33,10 @@ from simulations.marketplace_reviews import Subject, write_review
 
 MAX_EVENTS = 200
 """Events of a person; whoever has more keeps the first."""
-_OPENED = 1_672_617_600  # the shop opened on 2 January 2023, 00:00 UTC
+OPENED = 1_672_617_600
+"""When the shop opened: 2 January 2023, 00:00 UTC."""
 _DAY = 86_400
-_VIEW, _CART, _PURCHASE, _RATING, _REVIEW = map(
-    EVENT_KINDS.index, ("view", "cart", "purchase", "rating", "review")
-)
+_VIEW, _CART, _PURCHASE, _RATING, _REVIEW = map(EVENT_KINDS.index, ("view", "cart", "purchase", "rating", "review"))
 _ROW_GROUP = 100_000
 
 
@@ -225,7 +224,7 @@ def _frame(users: range, ids: pl.Series, deeds: _Deeds, texts: list[str]) -> pl.
         {
             "user_id": names.gather(deeds.crowd.draws.person[events.visit]),
             "item_id": ids.gather(deeds.choices.item[events.visit]),
-            "timestamp": events.second + _OPENED,
+            "timestamp": events.second + OPENED,
             "event": pl.Series(EVENT_KINDS).gather(events.code),
             "rating": rating.set(pl.Series(~rated), None),
             "review": texts,

@@ -49,9 +49,7 @@ def walk(goods: Goods, partners: Partners, crowd: Crowd) -> Choices:
         candidates = goods.shelf[kind]  # (active, longest shelf)
         taste = _suits(goods, crowd, step, candidates)
         logits = taste + _match(goods, candidates, step.previous) * linked[:, None]
-        logits += goods.log_popularity[candidates] + _news(
-            goods, crowd.visits.fraction[step.visit], candidates
-        )
+        logits += goods.log_popularity[candidates] + _news(goods, crowd.visits.fraction[step.visit], candidates)
         logits -= _SEEN * seen[who[:, None], candidates]
         logits[candidates < 0] = -np.inf
         column = pick(_weights(logits), draws.visits[step.visit, 8])
@@ -77,9 +75,7 @@ def _next_kinds(goods: Goods, pull: Floats, crowd: Crowd, step: _Step) -> tuple[
     """Kind of product of each visit, and whether it is an accessory of the last item."""
     visits, row = crowd.visits, step.visit
     which, mode = crowd.draws.visits[row, 6], crowd.draws.visits[row, 7]
-    fresh = pick(
-        _weights(crowd.tastes.kinds[step.who, visits.interest[row]] + pull[visits.partner[row]]), which
-    )
+    fresh = pick(_weights(crowd.tastes.kinds[step.who, visits.interest[row]] + pull[visits.partner[row]]), which)
     last = goods.kind[step.previous]
     accessory = pick(goods.follow[last], which)
     opens = visits.opens[row]
@@ -94,9 +90,7 @@ def _suits(goods: Goods, crowd: Crowd, step: _Step, candidates: Ints) -> Floats:
     tastes, person = crowd.tastes, step.who[:, None]
     interest = crowd.visits.interest[step.visit][:, None]
     suits = tastes.styles[person, goods.style[candidates]] + tastes.brands[person, goods.brand[candidates]]
-    suits += (
-        tastes.audiences[person, goods.audience[candidates]] + tastes.tiers[person, goods.tier[candidates]]
-    )
+    suits += tastes.audiences[person, goods.audience[candidates]] + tastes.tiers[person, goods.tier[candidates]]
     return np.asarray(suits + tastes.themes[person, interest, goods.theme[candidates]])
 
 

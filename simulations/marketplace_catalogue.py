@@ -46,9 +46,10 @@ _TITLES = (
 class Goods:
     """Latent attributes of items, one entry an item.
 
-    Besides indices into the vocabulary: `log_popularity` (up to a constant), `quality` (standardised) and `release` as a fraction of the time
-    of the shop (0 or less: on sale from the beginning). `shelf` holds the items of every kind, shape
-    ``(kinds, longest)``, padded with -1; `follow` the chance of each kind after each, ``(kinds, kinds)``.
+    Besides indices into the vocabulary: `log_popularity` (up to a constant), `quality` (standardised) and
+    `release` as a fraction of the time of the shop (0: on sale from the beginning). `shelf` holds the items
+    of every kind, shape ``(kinds, longest)``, padded with -1; `follow` the chance of each kind after each,
+    ``(kinds, kinds)``.
     """
 
     kind: NDArray[np.int64]
@@ -80,8 +81,7 @@ def draw_goods(items: int, seed: int) -> Goods:
     release = np.where(late < LATE_SHARE, 0.9997 - LATE_WINDOW * later**1.5, release)
     release[order < kinds] = 0.0
     style, audience, theme = (
-        _fitting(rng, kind, [getattr(c, name) for c in CATEGORIES])
-        for name in ("styles", "audiences", "themes")
+        _fitting(rng, kind, [getattr(c, name) for c in CATEGORIES]) for name in ("styles", "audiences", "themes")
     )
     tier = rng.choice(3, size=items, p=[0.35, 0.4, 0.25])
     rank = rng.permutation(items)
@@ -100,9 +100,7 @@ def draw_goods(items: int, seed: int) -> Goods:
     )
 
 
-def _fitting(
-    rng: np.random.Generator, kind: NDArray[np.int64], allowed: list[tuple[int, ...]]
-) -> NDArray[np.int64]:
+def _fitting(rng: np.random.Generator, kind: NDArray[np.int64], allowed: list[tuple[int, ...]]) -> NDArray[np.int64]:
     """One of the values that fit the department of each item, shape ``(items,)``."""
     choice = rng.random(len(kind))
     values = [allowed[c] for c in KIND_CATEGORY[kind]]
@@ -156,9 +154,7 @@ def items_frame(goods: Goods, seed: int) -> pl.DataFrame:
         titles.append(title if taken[title] == 1 else f"{title} (edition {taken[title]})")
         texts.append(text)
     categories = [f"{CATEGORIES[KIND_CATEGORY[k]].name} > {_caps(KINDS[k].noun)}" for k in goods.kind]
-    return pl.DataFrame(
-        {"item_id": item_ids(len(goods)), "title": titles, "text": texts, "categories": categories}
-    )
+    return pl.DataFrame({"item_id": item_ids(len(goods)), "title": titles, "text": texts, "categories": categories})
 
 
 def item_ids(items: int) -> list[str]:

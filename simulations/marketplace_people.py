@@ -28,9 +28,7 @@ _NEW_SESSION = 0.5
 _NEWCOMERS = 0.08
 _DRIFT_WIDTH = 0.05  # how gradually one interest gives way to the next, in fractions of the time span
 _DAY = 86_400
-_HOURS = np.cumsum(
-    [0, 2, 1, 1, 1, 1, 2, 4, 6, 7, 8, 8, 9, 9, 8, 8, 8, 9, 11, 13, 15, 15, 12, 8, 4], dtype=float
-)
+_HOURS = np.cumsum([0, 2, 1, 1, 1, 1, 2, 4, 6, 7, 8, 8, 9, 9, 8, 8, 8, 9, 11, 13, 15, 15, 12, 8, 4], dtype=float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +145,8 @@ def form_tastes(draws: Draws, partners: Partners, shared_users: float) -> Tastes
         archetypes=archetypes,
         kinds=_KIND_TASTE[archetypes] + 0.7 * kinds[:, None, :],
         themes=_THEME_TASTE[archetypes],
-        styles=0.35 * styles + _favourites(_STYLES, now, head[:, 11], head[:, 12], len(STYLES), 2.0),
-        audiences=0.3 * audiences
-        + _favourites(_AUDIENCES, now, head[:, 13], head[:, 14], len(AUDIENCES), 1.3),
+        styles=0.35 * styles + 2.0 * _favourites(_STYLES[now], head[:, 11:13], len(STYLES)),
+        audiences=0.3 * audiences + 1.3 * _favourites(_AUDIENCES[now], head[:, 13:15], len(AUDIENCES)),
         tiers=0.3 * tiers + 1.2 * np.eye(len(TIERS))[pick(_TIERS[now], head[:, 10])],
         brands=0.6 * brands,
         partners=np.stack([home, second], axis=1),
@@ -168,9 +165,7 @@ def _lifetimes(head: Floats) -> tuple[Floats, Floats, Floats]:
     return start, end, start + (end - start) * (0.3 + 0.8 * head[:, 9])
 
 
-_KIND_TASTE = np.log(
-    np.array([[a.categories.get(int(c), 0.0) + 0.012 for c in KIND_CATEGORY] for a in ARCHETYPES])
-)
+_KIND_TASTE = np.log(np.array([[a.categories.get(int(c), 0.0) + 0.012 for c in KIND_CATEGORY] for a in ARCHETYPES]))
 _THEME_TASTE = np.zeros((len(ARCHETYPES), len(THEMES)))
 for _a, _archetype in enumerate(ARCHETYPES):
     _THEME_TASTE[_a, list(_archetype.themes)] = (1.2, 0.8)

@@ -94,7 +94,7 @@ _PLANS = (
     "Now I am looking for {wish}.",
     "I am saving up for {wish} next.",
     "The next thing I need is {wish}.",
-    "If only they had {wish} to go with it.",
+    "What is still missing is {wish}.",
     "I have already started to look for {wish}.",
 )
 _HOBBIES = (

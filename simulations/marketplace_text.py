@@ -262,7 +262,7 @@ creative evenings; hobby projects; making things
   > I like making things myself.
 """),
     _facet("""
-life with animals; homes with pets; muddy paws
+life with animals; homes with pets; busy pet households
   Fur, claws and muddy paws do not harm it.
   Made for homes where animals are family.
   > With a dog and two cats nothing stays clean.

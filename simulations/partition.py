@@ -127,9 +127,7 @@ def _below(uniforms: NDArray[np.float64], partners: int) -> NDArray[np.int64]:
 # --- label skew -----------------------------------------------------------------------------------
 
 
-def _dirichlet(
-    users: pl.Series, labels: list[str], partners: int, seed: int, alpha: float
-) -> NDArray[np.int64]:
+def _dirichlet(users: pl.Series, labels: list[str], partners: int, seed: int, alpha: float) -> NDArray[np.int64]:
     if not 0 < alpha < np.inf:
         raise ConfigError(f"Expected alpha above 0, got alpha={alpha}.")
     uniforms = _uniforms(users, seed, "dirichlet")
@@ -189,23 +187,17 @@ def _taste(profiles: NDArray[np.float32], partners: int, seed: int) -> NDArray[n
     return _balanced(distances)
 
 
-def _profiles(
-    users: pl.Series, interactions: pl.DataFrame, items: pl.DataFrame, partners: int
-) -> NDArray[np.float32]:
+def _profiles(users: pl.Series, interactions: pl.DataFrame, items: pl.DataFrame, partners: int) -> NDArray[np.float32]:
     """What each user's items are about: tf-idf of their categories, of norm 1; shape ``(users, words)``.
 
     Where categories cannot tell as many tastes apart as there are partners, the words of titles and texts do.
     """
-    seen = interactions.select("user_id", "item_id").join(
-        users.to_frame("user_id").with_row_index("row"), on="user_id"
-    )
+    seen = interactions.select("user_id", "item_id").join(users.to_frame("user_id").with_row_index("row"), on="user_id")
     for words in (_categories(items), _title_words(items)):
         profiles = _tf_idf(seen, words, len(users))
         if len(np.unique(profiles, axis=0)) >= partners:
             return profiles
-    raise ConfigError(
-        f"Expected users of at least partners={partners} different tastes: take fewer partners."
-    )
+    raise ConfigError(f"Expected users of at least partners={partners} different tastes: take fewer partners.")
 
 
 def _tf_idf(seen: pl.DataFrame, words: pl.DataFrame, users: int) -> NDArray[np.float32]:
@@ -214,13 +206,9 @@ def _tf_idf(seen: pl.DataFrame, words: pl.DataFrame, users: int) -> NDArray[np.f
 
     frequent = words.group_by("category").len().sort("len", "category", descending=[True, False])
     columns = frequent.head(PROFILE_WORDS).select("category").with_row_index("column")
-    counted = (
-        seen.join(words.join(columns, on="category"), on="item_id").group_by("row", "column").agg(n=pl.len())
-    )
+    counted = seen.join(words.join(columns, on="category"), on="item_id").group_by("row", "column").agg(n=pl.len())
     counts = np.zeros((users, max(columns.height, 1)))
-    counts[counted.get_column("row").to_numpy(), counted.get_column("column").to_numpy()] = (
-        counted.get_column("n")
-    )
+    counts[counted.get_column("row").to_numpy(), counted.get_column("column").to_numpy()] = counted.get_column("n")
     profiles: NDArray[np.float32] = TfidfTransformer().fit_transform(counts).toarray().astype(np.float32)
     return profiles
 

@@ -13,7 +13,7 @@ from shared.errors import ConfigError
 
 def declared_population(users: int) -> int:
     """N0 of a simulation: the number of users to one significant digit and a half (10, 15, 20, ...)."""
-    scale = 10 ** max(0, int(math.log10(max(users, 1))))
+    scale = int(10 ** max(0, int(math.log10(max(users, 1)))))
     return max(1, round(users / (scale / 2)) * scale // 2)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -10,19 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from client.data.cleaning import clean
+from client.ranking.rank import data_of
 from client.ranking.scorer import FrozenBert, ModelScorer, histories_scorer
 from server.strategy import Run
 from shared.adapter import Release, load_release
 from shared.config import RunConfig
+from shared.errors import AdapterMismatchError
 from shared.model.behaviour import trainable_parameters
 from shared.model.prior import solve
 from shared.model.weights import find_base
 from shared.privacy.accounting import epsilon_spent
 from simulations.baselines import BASELINES, item_counts
 from simulations.evaluation import Scorer, evaluate, evaluate_cold, merge, merge_cold
-from simulations.workspace import Workspace
+from simulations.workspace import Workspace, prepare
 
 COLD_THRESHOLD = 5
 ScorerOf = Callable[[int], Scorer]
@@ -38,7 +44,7 @@ def evaluate_run(adapter: Path, workspace: Workspace) -> dict[str, dict[str, flo
     histories = workspace.histories(release.config.model)
     counts = item_counts(histories, len(workspace.catalogue))
     federated = _model_scorers(release, workspace)
-    metrics = {"federated": _measure(federated, workspace, release.config, counts)}
+    metrics: dict[str, dict[str, float]] = {"federated": _measure(federated, workspace, release.config, counts)}
     prior_only = _model_scorers(release, workspace, prior_only=True)
     metrics["prior_only"] = _measure(prior_only, workspace, release.config, counts)
     frozen = _frozen(release, workspace, counts)
@@ -48,6 +54,27 @@ def evaluate_run(adapter: Path, workspace: Workspace) -> dict[str, dict[str, flo
         metrics[name] = _measure(lambda _, scorer=scorer: scorer, workspace, release.config, counts)  # type: ignore[misc]
     metrics["cold_items"] = _cold(federated, workspace, release.config, counts)
     return metrics
+
+
+def evaluate_on(run_folder: Path, data: str, seed: int) -> dict[str, Any]:
+    """``veilrec evaluate``: an adapter on a data set, all its users at one place.
+
+    Raises
+    ------
+    AdapterMismatchError
+        If the adapter was trained with another catalogue.
+    """
+    release = load_release(run_folder / "adapter")
+    cleaned = clean(data_of(run_folder, data))[0]
+    one_place = cleaned.interactions.with_columns(partner=pl.lit(0, dtype=pl.Int32))
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = prepare(cleaned, one_place, Path(folder), seed=seed)
+        if workspace.catalogue.digest != release.manifest["catalogue_sha256"]:
+            raise AdapterMismatchError(
+                f"{data}: Expected the catalogue that the adapter was trained with: digests differ."
+            )
+        metrics = evaluate_run(run_folder / "adapter", workspace)
+    return {"data": {"name": cleaned.name}, "privacy": release.manifest["privacy"], "metrics": metrics}
 
 
 def evaluate_alone(adapters: Sequence[Path], workspace: Workspace) -> dict[str, float]:
@@ -86,13 +113,14 @@ def _measure(
     return merge(parts).metrics(counts)
 
 
-def _cold(
-    scorer_of: ScorerOf, workspace: Workspace, config: RunConfig, counts: NDArray[np.int64]
-) -> dict[str, float]:
+def _cold(scorer_of: ScorerOf, workspace: Workspace, config: RunConfig, counts: NDArray[np.int64]) -> dict[str, float]:
     measure = partial(evaluate_cold, threshold=COLD_THRESHOLD)
     parts = [
         measure(
-            scorer_of(k), workspace.agent(k).histories(config.model), workspace.targets(k, config.model), counts
+            scorer_of(k),
+            workspace.agent(k).histories(config.model),
+            workspace.targets(k, config.model),
+            counts,
         )
         for k in range(workspace.partners)
     ]
@@ -166,7 +194,5 @@ def _privacy(config: RunConfig, run: Run) -> dict[str, Any]:
 
 
 def _records(out: Path) -> list[dict[str, Any]]:
-    import json
-
     text = (out / "rounds.jsonl").read_text(encoding="utf-8") if (out / "rounds.jsonl").exists() else ""
     return [json.loads(line) for line in text.splitlines()]

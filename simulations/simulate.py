@@ -20,7 +20,7 @@ from shared.files import write_json
 from simulations.datasets import MARKETPLACE, load
 from simulations.federation import InProcessGrid
 from simulations.marketplace import MarketplaceConfig, generate
-from simulations.partition import partition
+from simulations.partition import Method, partition
 from simulations.presets import preset
 from simulations.progress import RunProgress
 from simulations.report import render
@@ -51,7 +51,7 @@ class Request:
 
     data: str
     partners: int
-    partition: str
+    partition: Method
     seed: int
     engine: Engine
     users: int
@@ -81,14 +81,18 @@ def start(request: Request, out: Path) -> Simulation:
     """
     if (out / REQUEST_FILE).exists():
         raise ConfigError(f"{out}: holds a run already. Expected another --out, or --resume {out}.")
+    name = prepare_partners(request, out / "partners")
+    write_json(out / REQUEST_FILE, {**asdict(request), "name": name})
+    return resume(out)
+
+
+def prepare_partners(request: Request, root: Path) -> str:
+    """Write the partners' folders of a request below `root`; returns the name of the data."""
     data = _load(request)
     method = "given" if request.data == MARKETPLACE else request.partition
-    partitioned = partition(
-        data.interactions, data.items, partners=request.partners, method=method, seed=request.seed  # type: ignore[arg-type]
-    )
-    prepare(data, partitioned, out / "partners", seed=request.seed)
-    write_json(out / REQUEST_FILE, {**asdict(request), "name": data.name})
-    return resume(out)
+    partitioned = partition(data.interactions, data.items, partners=request.partners, method=method, seed=request.seed)
+    prepare(data, partitioned, root, seed=request.seed)
+    return data.name
 
 
 def resume(out: Path) -> Simulation:
@@ -109,7 +113,7 @@ def resume(out: Path) -> Simulation:
     return Simulation(out, request, name, workspace, _config(request, workspace))
 
 
-def run(simulation: Simulation, *, show: bool = True) -> dict[str, Any]:
+def run(simulation: Simulation, *, show: bool = True, ray_address: str = "") -> dict[str, Any]:
     """Train, evaluate, and write ``run.json``, ``report.html`` and the event files; returns ``run.json``."""
     out, config, workspace = simulation.out, simulation.config, simulation.workspace
     began = time.monotonic()
@@ -123,7 +127,7 @@ def run(simulation: Simulation, *, show: bool = True) -> dict[str, Any]:
                 events.round(record)
                 progress.round_done(record)
 
-            training_s = _timed(lambda: _train(simulation, observe))
+            training_s = _timed(lambda: _train(simulation, observe, ray_address))
         with progress.stage("evaluation"):
             evaluation_began = time.monotonic()
             metrics = evaluate_run(out / "adapter", workspace)
@@ -136,7 +140,9 @@ def run(simulation: Simulation, *, show: bool = True) -> dict[str, Any]:
         "training_s": training_s,
         "evaluation_s": time.monotonic() - evaluation_began,
     }
-    document = run_document(simulation.data_name, simulation.request.engine, config, plan, workspace, out, metrics, timing)
+    document = run_document(
+        simulation.data_name, simulation.request.engine, config, plan, workspace, out, metrics, timing
+    )
     write_json(out / "run.json", document)
     render(out)
     return document
@@ -167,12 +173,12 @@ def _read_texts(simulation: Simulation) -> None:
         agent.batch_maker(simulation.config.model, simulation.config.seed or 0)
 
 
-def _train(simulation: Simulation, observer: Observer) -> None:
+def _train(simulation: Simulation, observer: Observer, ray_address: str) -> None:
     workspace, config = simulation.workspace, simulation.config
     if simulation.request.engine == "ray":
         from simulations.ray import run_on_ray
 
-        run_on_ray(config, workspace, simulation.out, observer)
+        run_on_ray(config, workspace, simulation.out, observer, address=ray_address)
         return
     grid = InProcessGrid(client_app, range(workspace.partners), workspace.root)
     run_federation(grid, config, workspace.catalogue, simulation.out, observer)

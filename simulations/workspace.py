@@ -104,7 +104,8 @@ def prepare(data: RawData, partitioned: pl.DataFrame, root: Path, *, seed: int) 
         own = train.filter(pl.col("partner") == partition)
         write(RawData(folder.name, own, data.items), folder)
         write_json(
-            folder / PARTNER_FILE, {"name": folder.name, "simulated": True, "cache": str(cache), "tie_seed": seed}
+            folder / PARTNER_FILE,
+            {"name": folder.name, "simulated": True, "cache": str(cache), "tie_seed": seed},
         )
     held_out.write_parquet(root / f".{HELD_OUT}")
     (root / f".{HELD_OUT}").replace(root / HELD_OUT)

@@ -92,8 +92,7 @@ def clean(data: RawData, *, now: float | None = None) -> tuple[RawData, Cleaning
     interactions = _without_duplicates(texts)
     if interactions.is_empty():
         raise EmptyHistoryError(
-            "Expected at least one interaction after cleaning, got none of "
-            f"interactions={data.interactions.height}."
+            f"Expected at least one interaction after cleaning, got none of interactions={data.interactions.height}."
         )
     items, catalogue_counts = _clean_items(data.items, interactions.get_column("item_id"))
     report = CleaningReport(
@@ -153,15 +152,12 @@ def _cleaned(texts: pl.DataFrame) -> pl.DataFrame:
     raw = texts.with_columns(_clean=pl.col("text").str.slice(0, 4 * MAX_TEXT_CHARS))
     suspect = raw.get_column("_clean").str.contains("[<&]")
     plain = [plain_text(text) for text in raw.get_column("_clean").filter(suspect).to_list()]
-    unmarked = (
-        raw.get_column("_clean").scatter(suspect.arg_true(), plain) if plain else raw.get_column("_clean")
-    )
+    unmarked = raw.get_column("_clean").scatter(suspect.arg_true(), plain) if plain else raw.get_column("_clean")
     spaced = unmarked.str.replace_all(CONTROL, " ").str.replace_all(r"\s+", " ").str.strip_chars()
     return raw.with_columns(
         _markup=unmarked != raw.get_column("_clean"),
         _control=unmarked.str.contains(CONTROL_BUT_LINES),
-        _long=(spaced.str.len_chars() > MAX_TEXT_CHARS)
-        | (pl.col("text").str.len_chars() > 4 * MAX_TEXT_CHARS),
+        _long=(spaced.str.len_chars() > MAX_TEXT_CHARS) | (pl.col("text").str.len_chars() > 4 * MAX_TEXT_CHARS),
         _clean=spaced.str.slice(0, MAX_TEXT_CHARS).str.strip_chars(),
     )
 

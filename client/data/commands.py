@@ -38,9 +38,7 @@ def import_(
     mapping: Annotated[
         str | None, typer.Option(help="Columns of a table: user=COLUMN,item=COLUMN,timestamp=COLUMN,...")
     ] = None,
-    map_: Annotated[
-        list[str] | None, typer.Option("--map", help="One column: user=COLUMN. May be repeated.")
-    ] = None,
+    map_: Annotated[list[str] | None, typer.Option("--map", help="One column: user=COLUMN. May be repeated.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set. Default: that of SOURCE.")] = None,
 ) -> None:
     """Convert a data set to the parquet form: interactions.parquet and items.parquet."""
@@ -123,9 +121,7 @@ def _named_folder(name: str) -> Path:
     from shared.errors import ConfigError
 
     if not NAME.fullmatch(name) or name == RESERVED:
-        raise ConfigError(
-            f"Expected a name of letters, digits, '.', '_' and '-' other than {RESERVED}; see --name."
-        )
+        raise ConfigError(f"Expected a name of letters, digits, '.', '_' and '-' other than {RESERVED}; see --name.")
     return data_home() / name
 
 
@@ -139,7 +135,5 @@ def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
         elif isinstance(value, list):
             lines.append(f"{label:<36} {' to '.join(value)}")
         else:
-            lines.append(
-                f"{label:<36} {f'{value:,}' if isinstance(value, int | float) else value or 'ordinal'}"
-            )
+            lines.append(f"{label:<36} {f'{value:,}' if isinstance(value, int | float) else value or 'ordinal'}")
     return lines

@@ -14,7 +14,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.pseudonyms import PseudonymKey
-from shared.catalogue import build_catalogue
 from shared.errors import ConfigError, DataError, EmptyHistoryError, SchemaError
 from shared.schema import EVENT_KINDS, Catalogue, Histories
 
@@ -100,11 +99,7 @@ def build_histories(
         items=_item_rows(kept.get_column("item_id"), catalogue),
         timestamps=kept.get_column("timestamp").to_numpy().astype(np.int64),
         events=kept.select(_event_codes()).to_series().to_numpy().astype(np.int8),
-        ratings=kept.get_column("rating")
-        .cast(pl.Float32)
-        .fill_null(float("nan"))
-        .to_numpy()
-        .astype(np.float32),
+        ratings=kept.get_column("rating").cast(pl.Float32).fill_null(float("nan")).to_numpy().astype(np.float32),
         reviews=reviews,
         review_texts=review_texts,
     )
@@ -121,9 +116,7 @@ def _tie_hashes(interactions: pl.DataFrame, tied: pl.Series, tie_seed: int) -> p
     hashes = np.zeros(interactions.height, dtype=np.uint64)
     if tied.any():
         keyed = hashlib.blake2b(key=str(tie_seed).encode(), digest_size=8)
-        pairs = (
-            interactions.filter(tied).select(pl.concat_str("user_id", "item_id", separator="|")).to_series()
-        )
+        pairs = interactions.filter(tied).select(pl.concat_str("user_id", "item_id", separator="|")).to_series()
         digests = bytearray()
         for pair in pairs.cast(pl.Binary).to_list():
             one = keyed.copy()
@@ -156,11 +149,7 @@ def _item_rows(item_ids: pl.Series, catalogue: Catalogue) -> NDArray[np.int32]:
         {"item_id": list(catalogue.item_ids), "row": np.arange(len(catalogue), dtype=np.int32)},
         schema_overrides={"item_id": pl.String},
     )
-    found = (
-        item_ids.to_frame("item_id")
-        .join(rows, on="item_id", how="left", maintain_order="left")
-        .get_column("row")
-    )
+    found = item_ids.to_frame("item_id").join(rows, on="item_id", how="left", maintain_order="left").get_column("row")
     if found.null_count():
         raise DataError(
             f"Expected every interaction's item in the catalogue; missing={found.null_count()} of "
@@ -174,6 +163,4 @@ def _review_rows(reviews: pl.Series) -> tuple[NDArray[np.int32], tuple[str, ...]
     frame = reviews.fill_null("").to_frame("text")
     distinct = frame.filter(pl.col("text") != "").unique(maintain_order=True).with_row_index("row")
     rows = frame.join(distinct, on="text", how="left", maintain_order="left").get_column("row")
-    return rows.cast(pl.Int32).fill_null(-1).to_numpy().astype(np.int32), tuple(
-        distinct.get_column("text").to_list()
-    )
+    return rows.cast(pl.Int32).fill_null(-1).to_numpy().astype(np.int32), tuple(distinct.get_column("text").to_list())

@@ -151,8 +151,7 @@ def _read_folder(folder: Path, mapping: ColumnMapping | None) -> Frames:
         return _read_atomic(folder / atomic[0])
     kinds = sorted({Path(name).suffix for name in names if Path(name).suffix}) or ["none"]
     raise SchemaError(
-        f"{folder}: found a folder of {len(names)} entries (suffixes: {', '.join(kinds[:8])}). "
-        f"Expected {UNDERSTOOD}."
+        f"{folder}: found a folder of {len(names)} entries (suffixes: {', '.join(kinds[:8])}). Expected {UNDERSTOOD}."
     )
 
 

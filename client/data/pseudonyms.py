@@ -67,14 +67,10 @@ class PseudonymKey:
         if not path.exists():
             _create_once(path, os.urandom(KEY_BYTES))
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError(
-                f"Expected mode=0600 of the pseudonym key {path}: others than its owner may read it."
-            )
+            raise ConfigError(f"Expected mode=0600 of the pseudonym key {path}: others than its owner may read it.")
         secret = path.read_bytes()
         if len(secret) != KEY_BYTES:
-            raise IntegrityError(
-                f"Expected bytes={KEY_BYTES} in the pseudonym key {path}, got bytes={len(secret)}."
-            )
+            raise IntegrityError(f"Expected bytes={KEY_BYTES} in the pseudonym key {path}, got bytes={len(secret)}.")
         return cls(secret)
 
     def pseudonym(self, user_id: str) -> str:

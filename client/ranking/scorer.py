@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -78,7 +80,7 @@ class ModelScorer:
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
 
-def histories_scorer(scorer: ModelScorer, maker: BatchMaker):  # type: ignore[no-untyped-def]
+def histories_scorer(scorer: ModelScorer, maker: BatchMaker) -> Callable[[Histories, NDArray[np.int64]], Scores]:
     """A function of (histories, users), as evaluation takes it, over the histories that `maker` holds."""
 
     def scores(histories: Histories, users: NDArray[np.int64]) -> Scores:
@@ -116,7 +118,7 @@ class FrozenBert:
     def __call__(self, histories: Histories, users: NDArray[np.int64]) -> Scores:
         """Scores of users, shape ``(len(users), I)``."""
         wanted = np.stack([self._mean(histories[int(k)].items) for k in users])
-        return (self._temperature * wanted @ self._items.T + self._bias).astype(np.float32)
+        return np.asarray(self._temperature * wanted @ self._items.T + self._bias, dtype=np.float32)
 
     def _mean(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
         newest = items[-self._max_events :][::-1]

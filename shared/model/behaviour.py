@@ -72,7 +72,7 @@ class EventBatch:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueVectors:
-    """The catalogue as the model sees it: `texts` (text vectors) and `items` (item vectors), each (I, H) float32."""
+    """The catalogue as the model sees it: `texts` (text vectors) and `items` (item vectors), each (I, H)."""
 
     texts: Tensor
     items: Tensor
@@ -112,7 +112,6 @@ class BehaviourStage(nn.Module):
             self.scale = _zero_embedding(1, 1)
             self.head = _LowRank(width, config.head_rank, width) if config.head_rank else None
             self.residuals = _ItemResiduals(n_items, config.item_rank, width) if config.item_rank else None
-        self.register_buffer("age_edges", torch.tensor(AGE_EDGES), persistent=False)
         # No dropout anywhere: what a user adds to a sum must depend on that user and the round alone.
         self.eval()
 
@@ -123,9 +122,9 @@ class BehaviourStage(nn.Module):
         """
         logits = self.score(self.hidden(batch, catalogue), catalogue) + prior  # (B, T, I)
         known = batch.targets >= 0
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), batch.targets.clamp(min=0).flatten(), reduction="none"
-        ).view_as(batch.targets)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.clamp(min=0).flatten(), reduction="none").view_as(
+            batch.targets
+        )
         return (loss * known).sum(1) / known.sum(1).clamp(min=1)
 
     def hidden(self, batch: EventBatch, catalogue: CatalogueVectors) -> Tensor:
@@ -140,12 +139,13 @@ class BehaviourStage(nn.Module):
         steps = torch.arange(rows.shape[1], device=rows.device)
         age = (batch.lengths.unsqueeze(1) - 1 - steps).clamp(min=0)  # (B, T)
         x = x + self.event_embedding(batch.events) + self.rating_embedding(batch.ratings)
-        x = x + self.age_embedding(torch.bucketize(age, self.age_edges, right=True))
+        x = x + self.age_embedding(torch.bucketize(age, torch.tensor(AGE_EDGES, device=age.device), right=True))
         # Padding lies behind the events, so a causal mask also hides it.
         causal = torch.ones(len(steps), len(steps), dtype=torch.bool, device=rows.device).tril()[None, None]
         for layer in self.layers:
             x = layer(x, attention_mask=causal)
-        return x
+        states: Tensor = x
+        return states
 
     def score(self, hidden: Tensor, catalogue: CatalogueVectors) -> Tensor:
         """Logits without the prior, shape ``(B, T, I)``, or ``(B, I)`` for states ``(B, H)``."""

@@ -93,9 +93,7 @@ def solve(kind: str, total: NDArray[np.float64], n_items: int, noise_stddev: flo
     ease = -inverse / np.diag(inverse)
     np.fill_diagonal(ease, 0.0)
     next_item = np.linalg.solve(G + (10 * BASE_RIDGE + 3.0 * edge) * np.eye(n_items), B)
-    return CollaborativePrior(
-        _log_popularity(np.diag(G), sigma), ease.astype(np.float32), next_item.astype(np.float32)
-    )
+    return CollaborativePrior(_log_popularity(np.diag(G), sigma), ease.astype(np.float32), next_item.astype(np.float32))
 
 
 def pack_symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,7 +119,8 @@ def _log_popularity(mass: NDArray[np.float64], sigma: float) -> NDArray[np.float
     """Centred log of the noisy mass; what cannot be told from noise counts as the floor."""
     floor = max(float(np.mean(np.abs(mass))) * 0.05, sigma, 1e-3)
     logs = np.log(np.maximum(mass, 0.0) + floor)
-    return (logs - logs.mean()).astype(np.float32)
+    centred: NDArray[np.float32] = (logs - logs.mean()).astype(np.float32)
+    return centred
 
 
 class PriorScorer:
@@ -142,7 +141,9 @@ class PriorScorer:
             (prior.next_item, config.next_weight, config.decay),
         )
         self._parts = [
-            (torch.from_numpy(matrix).to(device), weight, decay) for matrix, weight, decay in parts if matrix is not None
+            (torch.from_numpy(matrix).to(device), weight, decay)
+            for matrix, weight, decay in parts
+            if matrix is not None
         ]
 
     def all_positions(self, items: torch.Tensor) -> torch.Tensor:

@@ -148,7 +148,7 @@ def has_fast_bf16(device_type: str) -> bool:
     import torch
 
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device_type == "cpu" and os.path.exists("/proc/cpuinfo"):  # noqa: PTH110
         flags = Path("/proc/cpuinfo").read_text()
         return "avx512_bf16" in flags or "amx_bf16" in flags

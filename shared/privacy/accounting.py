@@ -20,6 +20,11 @@ RDP_TOLERANCE = 1.001
 """PLD may exceed RDP by this factor before the accountants are said to disagree."""
 LARGEST_NOISE = 1e4
 PLD_INTERVAL = 1e-4
+"""Of the headline."""
+COARSE_INTERVAL = 1e-3
+"""While noise is sought: also pessimistic, a little more noise than needed, ten times as fast."""
+RDP_ORDERS = (*range(2, 64), *range(64, 257, 16), 384, 512, 1024)
+"""Whole orders have a closed form; fractional ones do not always converge."""
 
 
 def epsilon_spent(plan: PrivacyPlan, rounds: int) -> float | None:
@@ -88,7 +93,7 @@ def _calibrate(make: Callable[[float], PrivacyPlan], target: float, name: str) -
 
     def spends(noise: float) -> float:
         plan = make(noise)
-        return max(_pld(events, plan.delta) for events in _worlds(plan, plan.rounds))
+        return max(_pld(events, plan.delta, COARSE_INTERVAL) for events in _worlds(plan, plan.rounds))
 
     low, high = 0.2, 1.0
     while spends(high) > target:
@@ -135,7 +140,7 @@ def _epsilon(events: tuple[_Event, ...], delta: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _pld(events: tuple[_Event, ...], delta: float) -> float:
+def _pld(events: tuple[_Event, ...], delta: float, interval: float = PLD_INTERVAL) -> float:
     if not events:
         return 0.0
     from dp_accounting.pld import privacy_loss_distribution as pld
@@ -143,7 +148,7 @@ def _pld(events: tuple[_Event, ...], delta: float) -> float:
     whole = None
     for q, z, count in _merged(events):
         one = pld.from_gaussian_mechanism(
-            z, sampling_prob=q, value_discretization_interval=PLD_INTERVAL, use_connect_dots=True
+            z, sampling_prob=q, value_discretization_interval=interval, use_connect_dots=True
         )
         part = one.self_compose(count) if count > 1 else one
         whole = part if whole is None else whole.compose(part)
@@ -164,7 +169,7 @@ def _rdp(events: tuple[_Event, ...], delta: float) -> float:
     import dp_accounting as dp
     from dp_accounting.rdp import RdpAccountant
 
-    accountant = RdpAccountant()
+    accountant = RdpAccountant(RDP_ORDERS)
     for q, z, count in events:
         gaussian = dp.GaussianDpEvent(z)
         event = gaussian if q == 1.0 else dp.PoissonSampledDpEvent(q, gaussian)

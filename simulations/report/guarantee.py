@@ -159,8 +159,7 @@ def _observers(run: Run) -> str:
     else:
         server = "Not against the server, which in this run saw each partner's vector (see the notice above)."
     return (
-        "Against those who see only the sum or what follows from it: the released models."
-        f" {server} {_colluders(run)}"
+        f"Against those who see only the sum or what follows from it: the released models. {server} {_colluders(run)}"
     )
 
 
@@ -171,9 +170,7 @@ def _colluders(run: Run) -> str:
         return f"{known}: against partners, epsilon may be larger than stated."
     if tolerated == 0:
         return f"{known}; this plan keeps no reserve: against a partner epsilon is larger than stated."
-    return (
-        f"{known}; the plan leaves enough noise when up to {compact_text(tolerated)} of them do so together."
-    )
+    return f"{known}; the plan leaves enough noise when up to {compact_text(tolerated)} of them do so together."
 
 
 def _unmasked(run: Run) -> str:
@@ -197,9 +194,7 @@ def _share(run: Run) -> str:
 def _seeded(run: Run) -> str:
     said = run.privacy.text("randomness") == "seeded"
     cause = (
-        "The noise was drawn from the seed of the run"
-        if said
-        else "run.json does not say that the noise was secret"
+        "The noise was drawn from the seed of the run" if said else "run.json does not say that the noise was secret"
     )
     return (
         f"{cause}: whoever knows the seed can draw it again and subtract it. So this run protects nobody's"

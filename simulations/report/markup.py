@@ -20,11 +20,7 @@ class Html(str):
 
 def fragment(children: Iterable[str | None]) -> Html:
     """Markup of all children in order; plain strings are escaped, None is left out."""
-    return Html(
-        "".join(
-            child if isinstance(child, Html) else escape(child) for child in children if child is not None
-        )
-    )
+    return Html("".join(child if isinstance(child, Html) else escape(child) for child in children if child is not None))
 
 
 def element(name: str, /, *children: str | None, **attributes: str | float | None) -> Html:

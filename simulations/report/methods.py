@@ -79,9 +79,7 @@ class Comparison:
 
     def best_value(self, metric: str) -> float | None:
         """The highest value of a metric over all methods."""
-        return max(
-            (method.values[metric] for method in self.methods if metric in method.values), default=None
-        )
+        return max((method.values[metric] for method in self.methods if metric in method.values), default=None)
 
 
 def compare(run: Fields) -> Comparison:

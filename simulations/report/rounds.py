@@ -16,9 +16,7 @@ MOST_ROUND_ROWS = 200
 
 def curves(run: Run) -> Html | None:
     """All charts that the run has numbers for, and their table."""
-    drawn = [
-        element("figure", element("h3", name), chart) for name, chart in _charts(run) if chart is not None
-    ]
+    drawn = [element("figure", element("h3", name), chart) for name, chart in _charts(run) if chart is not None]
     if not drawn:
         return None
     charts = element("div", *drawn, class_="charts")
@@ -35,9 +33,7 @@ def _charts(run: Run) -> list[tuple[str, Html | None]]:
     ]
 
 
-def _chart(
-    rounds: Sequence[Round], name: str, title: str, value: Callable[[Round], float | None]
-) -> Html | None:
+def _chart(rounds: Sequence[Round], name: str, title: str, value: Callable[[Round], float | None]) -> Html | None:
     return line_chart(name, title, [Line(title, _points(rounds, value))])
 
 
@@ -63,9 +59,7 @@ def _loss_chart(run: Run) -> Html | None:
     return _chart(run.rounds, "loss", "Training loss by round", lambda line: line.loss)
 
 
-def _points(
-    rounds: Sequence[Round], value: Callable[[Round], float | None]
-) -> tuple[tuple[float, float], ...]:
+def _points(rounds: Sequence[Round], value: Callable[[Round], float | None]) -> tuple[tuple[float, float], ...]:
     return tuple((float(line.number), found) for line in rounds if (found := value(line)) is not None)
 
 
@@ -78,9 +72,7 @@ def _round_table(run: Run) -> Html:
         "Seconds": lambda line: line.seconds,
         "Partners": lambda line: line.cohort,
     }
-    shown = {
-        name: value for name, value in columns.items() if any(value(line) is not None for line in run.rounds)
-    }
+    shown = {name: value for name, value in columns.items() if any(value(line) is not None for line in run.rounds)}
     stride = max(1, math.ceil(len(run.rounds) / MOST_ROUND_ROWS))
     lines = [*run.rounds[:-1:stride], *run.rounds[-1:]]
     rows = [

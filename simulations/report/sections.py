@@ -42,9 +42,7 @@ def header(run: Run) -> Html:
         element("h1", title(run)),
         element("p", _data_line(run.fields.section("data")), class_="soft"),
         *(_notice(notice) for notice in guarantee.notices(run) if notice.severe),
-        element(
-            "div", _quality_card(compare(run.fields)), _privacy_card(run), _mode_card(run), class_="cards"
-        ),
+        element("div", _quality_card(compare(run.fields)), _privacy_card(run), _mode_card(run), class_="cards"),
     )
 
 
@@ -116,9 +114,7 @@ def configuration(run: Run) -> Html:
         element(
             "details",
             element("summary", "All settings of run.json"),
-            table(
-                "Settings of the run.", ["Field", element("th", "Value", scope="col", class_="text")], rows
-            ),
+            table("Settings of the run.", ["Field", element("th", "Value", scope="col", class_="text")], rows),
         ),
     )
 
@@ -139,9 +135,7 @@ def _notice(notice: guarantee.Notice) -> Html:
 
 def _card(name: str, value: str, *lines: str | None) -> Html:
     told = (element("p", line, class_="soft") for line in lines if line)
-    return element(
-        "div", element("p", name, class_="soft"), element("p", value, class_="value"), *told, class_="card"
-    )
+    return element("div", element("p", name, class_="soft"), element("p", value, class_="value"), *told, class_="card")
 
 
 def _data_line(data: Fields) -> str:
@@ -156,8 +150,7 @@ def _quality_card(comparison: Comparison) -> Html:
     versus = None
     if base is not None:
         versus = (
-            f"{ratio_text(ratio(ours.headline, base))} the best baseline, {base.label}"
-            f" ({number_text(base.headline)})."
+            f"{ratio_text(ratio(ours.headline, base))} the best baseline, {base.label} ({number_text(base.headline)})."
         )
     popular = ratio(ours.headline, comparison.get("popularity"))
     return _card(
@@ -215,9 +208,7 @@ def _cold(fields: Fields) -> Html | None:
     rows = [[key.replace("_", " "), text] for key, text in leaves(cold.values)]
     if not rows:
         return None
-    return fragment(
-        [element("h3", "Cold items"), table("Items with few interactions.", ["Figure", "Value"], rows)]
-    )
+    return fragment([element("h3", "Cold items"), table("Items with few interactions.", ["Figure", "Value"], rows)])
 
 
 def _timing(timing: Fields) -> Html | None:

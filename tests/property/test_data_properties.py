@@ -39,9 +39,7 @@ rows = st.lists(
     max_size=30,
 ).map(lambda drawn: [("u", "a", 1, "view", None, ""), *drawn])
 items = st.lists(
-    st.tuples(
-        st.sampled_from(["a", "b", "b ", ""]), st.sampled_from(["", "T", "<i>U"]), st.just(""), st.just("")
-    ),
+    st.tuples(st.sampled_from(["a", "b", "b ", ""]), st.sampled_from(["", "T", "<i>U"]), st.just(""), st.just("")),
     max_size=5,
 )
 markup = st.text(alphabet=st.sampled_from(list("<>/!-&;#abltgmpx1 \t\x00\u200b")), max_size=40)

@@ -57,8 +57,7 @@ def _run(interactions: pl.DataFrame, which: str) -> list[object]:
         item_counts([histories], len(CATALOGUE)),
     )
     return [
-        evaluate(fit([histories], len(CATALOGUE)), histories, targets).metrics(counts)
-        for fit in BASELINES.values()
+        evaluate(fit([histories], len(CATALOGUE)), histories, targets).metrics(counts) for fit in BASELINES.values()
     ]
 
 
@@ -104,9 +103,7 @@ def _problems(draw: st.DrawFn) -> tuple[NDArray[np.float64], Histories, NDArray[
     row = st.lists(st.integers(0, 3), min_size=items, max_size=items)
     scores = np.array(draw(st.lists(row, min_size=users, max_size=users)), dtype=float)
     seen = [draw(st.lists(st.integers(0, items - 2), max_size=8)) for _ in range(users)]
-    targets = [
-        draw(st.sampled_from([-1, *(item for item in range(items) if item not in own)])) for own in seen
-    ]
+    targets = [draw(st.sampled_from([-1, *(item for item in range(items) if item not in own)])) for own in seen]
     flat = np.array([item for own in seen for item in own], dtype=np.int32)
     n = len(flat)
     histories = Histories(
@@ -142,9 +139,7 @@ def test_evaluation_agrees_with_a_loop_over_users(
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.integers(0, 60).map(lambda halves: halves / 2), min_size=1, max_size=30), st.integers(1, 20)
-)
+@given(st.lists(st.integers(0, 60).map(lambda halves: halves / 2), min_size=1, max_size=30), st.integers(1, 20))
 def test_accuracy_metrics_are_shares_and_a_better_rank_never_hurts(ranks: list[float], k: int) -> None:
     before = np.array(ranks)
     after = np.maximum(before - 1, 0)

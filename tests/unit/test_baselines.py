@@ -16,9 +16,7 @@ from simulations.baselines import BASELINES, ease, item_counts, item_knn, popula
 from simulations.evaluation import evaluate, hold_out, targets_of
 
 USERS = ([0, 1, 1, 2], [1, 2], [2, 3, 2], [0, 3], [1])
-X = np.array(
-    [[1, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 0]], dtype=float
-)
+X = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 0]], dtype=float)
 ITEMS = 5  # nobody has item 4
 
 
@@ -105,8 +103,7 @@ def _figures(interactions: pl.DataFrame, items: pl.DataFrame, seed: int) -> list
         item_counts([histories], len(catalogue)),
     )
     found = [
-        evaluate(fit([histories], len(catalogue)), histories, targets).metrics(counts)
-        for fit in BASELINES.values()
+        evaluate(fit([histories], len(catalogue)), histories, targets).metrics(counts) for fit in BASELINES.values()
     ]
     return [summary["ndcg@10"] for summary in found] + [summary["hr@10"] for summary in found]
 
@@ -130,9 +127,7 @@ def test_movielens_in_file_order_has_the_reference_figures(real_data: Path) -> N
     ("name", "reference"),
     [("ml_100k", [0.044, 0.056, 0.074]), ("amazon_gift_cards", [0.139, 0.220, 0.232])],
 )
-def test_the_reference_is_one_of_the_ways_to_break_ties(
-    real_data: Path, name: str, reference: list[float]
-) -> None:
+def test_the_reference_is_one_of_the_ways_to_break_ties(real_data: Path, name: str, reference: list[float]) -> None:
     interactions, items = _read(real_data / name)
     drawn = np.array([_figures(interactions, items, seed)[:3] for seed in range(8)])  # (seeds, baselines)
     assert (np.abs(drawn.mean(0) - reference) < 3 * drawn.std(0, ddof=1)).all()

@@ -31,9 +31,7 @@ def raw(*rows: Row, items: list[tuple[str | None, str, str, str]] | None = None)
         orient="row",
     )
     columns = ("item_id", "title", "text", "categories")
-    return RawData(
-        "t", interactions, pl.DataFrame(items or [], schema=dict.fromkeys(columns, pl.String), orient="row")
-    )
+    return RawData("t", interactions, pl.DataFrame(items or [], schema=dict.fromkeys(columns, pl.String), orient="row"))
 
 
 def review_of(text: str) -> tuple[str, CleaningReport]:
@@ -76,12 +74,7 @@ def test_impossible_times_are_dropped_and_counted_and_ordinals_pass() -> None:
 
 
 def test_the_clock_is_read_when_no_time_is_given() -> None:
-    assert (
-        clean(raw(("u", "i", NOW, "view", None, ""), ("u", "i", 10**11, "view", None, "")))[
-            1
-        ].impossible_times
-        == 1
-    )
+    assert clean(raw(("u", "i", NOW, "view", None, ""), ("u", "i", 10**11, "view", None, "")))[1].impossible_times == 1
 
 
 def test_of_duplicates_the_longest_review_then_the_highest_rating_stays_in_any_order() -> None:

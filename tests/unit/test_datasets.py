@@ -63,9 +63,7 @@ class Index:
     def run(self, command: list[str], **options: Any) -> SimpleNamespace:
         self.commands.append(command)
         if not self.code:
-            (Path(command[command.index("--dest") + 1]) / "recbole-1.2.1-py3-none-any.whl").write_bytes(
-                self.wheel
-            )
+            (Path(command[command.index("--dest") + 1]) / "recbole-1.2.1-py3-none-any.whl").write_bytes(self.wheel)
         return SimpleNamespace(returncode=self.code, stderr=self.stderr, stdout="")
 
 
@@ -74,9 +72,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Index:
     return Index(monkeypatch, tmp_path)
 
 
-def test_the_home_of_data_sets_is_in_the_users_home_unless_set(
-    monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
+def test_the_home_of_data_sets_is_in_the_users_home_unless_set(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     assert data_home() == home
     monkeypatch.delenv("VEILREC_HOME")
     assert data_home() == Path.home() / ".veilrec" / "data"
@@ -161,9 +157,7 @@ def test_another_wheel_or_another_file_in_it_is_refused_and_nothing_is_written(
         ("NewConnectionError(...)", "cannot be reached"),
     ],
 )
-def test_a_download_that_fails_says_whether_the_index_was_reached(
-    index: Index, stderr: str, reason: str
-) -> None:
+def test_a_download_that_fails_says_whether_the_index_was_reached(index: Index, stderr: str, reason: str) -> None:
     index.code, index.stderr = 1, stderr
     with pytest.raises(DataError, match=reason):
         fetch("ml-100k")

@@ -136,9 +136,7 @@ def test_targets_follow_the_order_of_the_histories() -> None:
     )
     catalogue = build_catalogue(items)
     histories = build_histories(train, catalogue, KEY, max_events=99, tie_seed=0)
-    targets = dict(
-        zip(histories.users, targets_of(held_out, histories, catalogue, KEY).tolist(), strict=True)
-    )
+    targets = dict(zip(histories.users, targets_of(held_out, histories, catalogue, KEY).tolist(), strict=True))
     assert targets == {KEY.pseudonym("ann"): 4, KEY.pseudonym("bob"): 0, KEY.pseudonym("eve"): -1}
     with pytest.raises(DataError, match="in the catalogue"):
         targets_of(held_out, histories, build_catalogue(items.head(2)), KEY)
@@ -209,9 +207,7 @@ def test_the_scorer_gets_no_more_than_histories_without_the_target() -> None:
     users = {f"user {k}": "".join(rng.choice(list(letters), size=8)) for k in range(50)}
     rows = [row for user, items in users.items() for row in visits(user, items)]
     viewed_before = [(user, items[-1], 0, "view") for user, items in users.items()]
-    catalogue = build_catalogue(
-        pl.DataFrame({"item_id": list(letters), "title": "", "text": "", "categories": ""})
-    )
+    catalogue = build_catalogue(pl.DataFrame({"item_id": list(letters), "title": "", "text": "", "categories": ""}))
     train, held_out = hold_out(frame(*rows, *viewed_before), tie_seed=0)
     histories = build_histories(train, catalogue, KEY, max_events=99, tie_seed=0)
     targets = targets_of(held_out, histories, catalogue, KEY)
@@ -300,9 +296,7 @@ def test_cold_users_are_ranked_among_all_and_among_cold_items() -> None:
     histories = histories_of([0], [0], [0])
     counts = np.array([9, 9, 9, 2, 2, 0])
     scores = [[0, 9, 8, 5, 6, 4], [0, 9, 8, 7, 6, 5], [0] * 6]
-    targets = np.array(
-        [3, 1, -1], dtype=np.int32
-    )  # item 3 is cold, item 1 is not, the last user has no target
+    targets = np.array([3, 1, -1], dtype=np.int32)  # item 3 is cold, item 1 is not, the last user has no target
     cold = evaluate_cold(table(scores), histories, targets, counts, threshold=2)
     assert cold.overall.users.tolist() == [0]
     assert cold.overall.ranks.tolist() == [3]

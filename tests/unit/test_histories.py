@@ -89,9 +89,7 @@ def test_only_the_last_events_of_each_user_are_kept_with_their_reviews() -> None
 
 def test_an_item_that_is_not_in_the_catalogue_is_refused_without_naming_it() -> None:
     with pytest.raises(DataError, match="missing=1 of interactions=1") as caught:
-        build_histories(
-            frame(("u", "secret", 1, "view", None, "")), catalogue("a"), KEY, max_events=1, tie_seed=0
-        )
+        build_histories(frame(("u", "secret", 1, "view", None, "")), catalogue("a"), KEY, max_events=1, tie_seed=0)
     assert "secret" not in str(caught.value)
 
 

@@ -103,9 +103,7 @@ def test_writing_to_a_place_that_is_a_file_is_a_config_error(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_amazon_reviews_of_both_generations_are_read_with_their_metadata(
-    tmp_path: Path, packed: bool
-) -> None:
+def test_amazon_reviews_of_both_generations_are_read_with_their_metadata(tmp_path: Path, packed: bool) -> None:
     pack = gzip.compress if packed else bytes
     old = file(tmp_path, "old.json", pack(jsonl(AMAZON_2018).encode()))
     meta = {
@@ -175,9 +173,7 @@ def test_recbole_atomic_files_are_read_from_the_folder_or_the_file(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("separator", "suffix"), [(",", "csv"), ("\t", "tsv"), (";", "csv"), ("|", "txt")])
-def test_a_table_with_any_separator_is_read_with_a_mapping(
-    tmp_path: Path, separator: str, suffix: str
-) -> None:
+def test_a_table_with_any_separator_is_read_with_a_mapping(tmp_path: Path, separator: str, suffix: str) -> None:
     text = 'who,what,when,kind,said,name\nu,i,2024-01-02,Buy,"two\nlines",Lamp\n'.replace(",", separator)
     mapping = ColumnMapping.parse(["user=who,item=what", "timestamp=when", "event=kind", "review=said"])
     mapping = ColumnMapping(**{**mapping_fields(mapping), "item_title": "name"})
@@ -188,8 +184,7 @@ def test_a_table_with_any_separator_is_read_with_a_mapping(
 
 def mapping_fields(mapping: ColumnMapping) -> dict[str, str]:
     return {
-        name: getattr(mapping, name)
-        for name in ("user", "item", "timestamp", "rating", "event", "review", "title")
+        name: getattr(mapping, name) for name in ("user", "item", "timestamp", "rating", "event", "review", "title")
     }
 
 
@@ -234,9 +229,7 @@ def test_times_become_utc_seconds(tmp_path: Path, written: str, seconds: int) ->
 def test_parquet_dates_and_times_with_zones_become_utc_seconds(tmp_path: Path) -> None:
     frame = pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": ["2017-07-14 02:40:00"]})
     stamped = frame.with_columns(pl.col("timestamp").str.to_datetime(time_zone="UTC"))
-    stamped.with_columns(pl.col("timestamp").dt.convert_time_zone("Asia/Tokyo")).write_parquet(
-        tmp_path / "t.parquet"
-    )
+    stamped.with_columns(pl.col("timestamp").dt.convert_time_zone("Asia/Tokyo")).write_parquet(tmp_path / "t.parquet")
     assert row(read(tmp_path / "t.parquet"))["timestamp"] == 1_500_000_000
 
 
@@ -283,9 +276,7 @@ def refused(path: Path, kind: type[Exception], *words: str, **options: object) -
 def test_a_time_that_is_none_is_named_by_file_row_and_column_and_never_shown(tmp_path: Path) -> None:
     lines = CSV.splitlines()
     lines[16] = "u16,i16,SECRET,4"
-    message = refused(
-        file(tmp_path, "events.csv", "\n".join(lines)), SchemaError, "row 17", "column timestamp"
-    )
+    message = refused(file(tmp_path, "events.csv", "\n".join(lines)), SchemaError, "row 17", "column timestamp")
     assert "SECRET" not in message
 
 
@@ -311,9 +302,7 @@ def test_a_rating_that_is_no_number_is_refused(tmp_path: Path, rating: str) -> N
 
 
 def test_missing_columns_are_named_and_the_header_is_not_repeated(tmp_path: Path) -> None:
-    message = refused(
-        file(tmp_path, "t.csv", "secret-user,item_id,x\n1,2,3\n"), SchemaError, "user_id", "timestamp"
-    )
+    message = refused(file(tmp_path, "t.csv", "secret-user,item_id,x\n1,2,3\n"), SchemaError, "user_id", "timestamp")
     assert "secret" not in message
     refused(file(tmp_path, "e.csv", CSV), SchemaError, "column(s) said", mapping=ColumnMapping(review="said"))
     refused(
@@ -383,9 +372,7 @@ def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}).write_parquet(
-        path
-    )
+    pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}).write_parquet(path)
     refused(path, DataError, "at least one interaction")
 
 
@@ -427,9 +414,7 @@ def test_items_without_an_id_column_are_refused(tmp_path: Path) -> None:
 def test_a_catalogue_is_read_from_any_form_of_file(tmp_path: Path) -> None:
     source = file(tmp_path, "t.csv", CSV)
     expected = [("i1", "Lamp", "Light", "")]
-    write(
-        RawData("x", read(source).interactions, pl.DataFrame(expected, ITEM_COLUMNS, orient="row")), tmp_path
-    )
+    write(RawData("x", read(source).interactions, pl.DataFrame(expected, ITEM_COLUMNS, orient="row")), tmp_path)
     forms = {
         "items.csv": "item_id,title,text\ni1,Lamp,Light\n",
         "items.tsv": "id\tname\tdescription\ni1\tLamp\tLight\n",

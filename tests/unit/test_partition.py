@@ -95,9 +95,7 @@ def test_iid_partners_are_alike() -> None:
 
 def test_a_small_alpha_makes_partners_of_different_labels() -> None:
     many = _interactions(2000)
-    small, large = (
-        _skew(_split(many, method="dirichlet", alpha=alpha, seed=2, partners=3)) for alpha in (0.1, 1000)
-    )
+    small, large = (_skew(_split(many, method="dirichlet", alpha=alpha, seed=2, partners=3)) for alpha in (0.1, 1000))
     assert large < 0.35
     assert small > large + 0.15
 

@@ -189,9 +189,7 @@ def scalars(run_dir: Path) -> dict[str, Any]:
 
     events = EventAccumulator(str(run_dir / "tensorboard"))
     events.Reload()
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
-    }
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 EXPECTED: dict[str, Any] = {

@@ -340,9 +340,7 @@ def test_bad_line_of_rounds_is_named_by_file_and_line(tmp_path: Path, line: str,
     assert str(caught.value) == f"{expected}{tmp_path / 'rounds.jsonl'}, line 3."
 
 
-def test_report_that_cannot_be_written_leaves_the_older_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = page(tmp_path, RUN, ROUNDS)
 
     def fail(self: Path, target: Path) -> Path:
@@ -380,9 +378,7 @@ def test_any_json_in_any_field_gives_a_valid_page_or_a_data_error(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(st.fixed_dictionaries({"round": st.integers(0, 10**9), "update_norm": st.floats()}), max_size=5)
-)
+@given(st.lists(st.fixed_dictionaries({"round": st.integers(0, 10**9), "update_norm": st.floats()}), max_size=5))
 @example([{"round": 1, "update_norm": 5e-324}, {"round": 1, "update_norm": 1.7e308}])
 @example([{"round": 1, "update_norm": 1e-300}, {"round": 2, "update_norm": 1e300}])
 def test_any_numbers_in_the_rounds_can_be_drawn(tmp_path: Path, rounds: list[dict[str, Any]]) -> None:

@@ -68,9 +68,7 @@ def test_partners_that_subtract_their_own_noise_are_told_of(colluders: int | Non
 
 
 @pytest.mark.parametrize(("randomness", "warned"), [("seeded", True), (None, True), ("system", False)])
-def test_noise_counts_as_reproducible_unless_the_run_says_it_was_secret(
-    randomness: str | None, warned: bool
-) -> None:
+def test_noise_counts_as_reproducible_unless_the_run_says_it_was_secret(randomness: str | None, warned: bool) -> None:
     found = told(run_with(randomness=randomness))
     assert (SEEDED in found) is warned
     assert ("protects nobody's real data" in found.get(SEEDED, "")) is warned
@@ -84,9 +82,7 @@ def test_run_without_privacy_has_one_severe_notice_and_promises_nothing() -> Non
 
 
 def test_warnings_of_the_run_are_repeated() -> None:
-    texts = [
-        notice.text for notice in notices(run_with(masked=True, randomness="system", warnings=["a", "b"]))
-    ]
+    texts = [notice.text for notice in notices(run_with(masked=True, randomness="system", warnings=["a", "b"]))]
     assert texts == ["a", "b"]
 
 

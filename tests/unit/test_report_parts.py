@@ -42,9 +42,7 @@ def test_curves_stay_within_the_picture(values: list[float], limit: float | None
 
 def test_larger_values_are_drawn_higher() -> None:
     for values in ((1.0, 2.0), (1.0, 1000.0)):
-        chart = ElementTree.fromstring(
-            line_chart("c", "C", [Line("a", ((1, values[0]), (2, values[1])))]) or ""
-        )
+        chart = ElementTree.fromstring(line_chart("c", "C", [Line("a", ((1, values[0]), (2, values[1])))]) or "")
         first, last = next(chart.iter(f"{SVG}polyline")).attrib["points"].split()
         assert float(last.split(",")[1]) < float(first.split(",")[1])
         assert float(last.split(",")[0]) > float(first.split(",")[0])

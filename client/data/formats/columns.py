@@ -62,9 +62,7 @@ class ColumnMapping:
         for pair in (part for text in pairs for part in text.split(",")):
             key, equals, column = (part.strip() for part in pair.partition("="))
             if not equals or not column or key not in known or key in found:
-                raise ConfigError(
-                    f"Expected each mapping once, as key=COLUMN with a key of {', '.join(known)}."
-                )
+                raise ConfigError(f"Expected each mapping once, as key=COLUMN with a key of {', '.join(known)}.")
             found[key] = column
         return cls(**found)
 

@@ -47,8 +47,7 @@ class Table:
         missing = [column for column in columns if column not in self.frame.columns]
         if missing:
             raise SchemaError(
-                f"{self.path}: Expected column(s) {', '.join(missing)}, not among the {self.frame.width} "
-                f"found.{hint}"
+                f"{self.path}: Expected column(s) {', '.join(missing)}, not among the {self.frame.width} found.{hint}"
             )
 
     def bad_cell(self, row: int, column: str, expected: str) -> SchemaError:
@@ -105,9 +104,7 @@ def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise DataError(f"{path}, row {number}: Expected UTF-8 text.") from None
     except (ValueError, RecursionError):
-        raise DataError(
-            f"{path}, row {number}: Expected one JSON object a line, this is not valid JSON."
-        ) from None
+        raise DataError(f"{path}, row {number}: Expected one JSON object a line, this is not valid JSON.") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}, row {number}: Expected one JSON object a line, got another JSON value.")
     return value
@@ -135,9 +132,7 @@ def json_table(path: Path, columns: Sequence[str], *, rows_at_once: int = 200_00
             try:
                 values.append(as_text(record.get(column)))
             except TypeError:
-                raise SchemaError(
-                    f"{path}, row {number}, column {column}: Expected text or a number."
-                ) from None
+                raise SchemaError(f"{path}, row {number}, column {column}: Expected text or a number.") from None
         lines.append(number)
         if len(lines) % rows_at_once == 0:
             chunks.append(_text_frame(cells))
@@ -192,9 +187,7 @@ def delimited_table(
         ) from None
     if names is not None:
         if frame.width != len(names):
-            raise SchemaError(
-                f"{path}: Expected columns={len(names)} without a header, got columns={frame.width}."
-            )
+            raise SchemaError(f"{path}: Expected columns={len(names)} without a header, got columns={frame.width}.")
         frame.columns = list(names)
     filled = ~pl.all_horizontal(pl.all().is_null())
     records = frame.select(filled.arg_true()).to_series()

@@ -75,9 +75,7 @@ def atomic_items(path: Path) -> pl.DataFrame:
     genres = pl.col("categories").str.replace_all(r"\s+", ", ")
     genres = genres.replace("unknown", "")
     # As with MovieLens itself, the genres are all that is known of the item beside its title.
-    return items.with_columns(
-        categories=genres, text=pl.when(pl.col("text") == "").then(genres).otherwise("text")
-    )
+    return items.with_columns(categories=genres, text=pl.when(pl.col("text") == "").then(genres).otherwise("text"))
 
 
 def untyped(table: Table) -> Table:

@@ -36,14 +36,10 @@ Frames = tuple[pl.DataFrame, pl.DataFrame]
 
 def read_100k(folder: Path) -> Frames:
     """``u.data`` (tabs) and ``u.item`` (bars, Latin-1, one 0/1 column a genre)."""
-    interactions = to_interactions(
-        delimited_table(folder / "u.data", "\t", names=RATING_COLUMNS, quoted=False)
-    )
+    interactions = to_interactions(delimited_table(folder / "u.data", "\t", names=RATING_COLUMNS, quoted=False))
     columns = ["item_id", "title", "released", "video", "url", *GENRES_100K]
     table = delimited_table(folder / "u.item", "|", names=columns, encoding="latin-1", quoted=False)
-    marked = [
-        pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES_100K if genre != "unknown"
-    ]
+    marked = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES_100K if genre != "unknown"]
     genres = pl.concat_list(marked).list.drop_nulls().list.join(", ")
     return interactions, _films(table.frame, genres)
 

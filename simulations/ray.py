@@ -1,0 +1,64 @@
+"""Flower's simulation engine on Ray: many client processes, one machine or a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from server.app import run_federation
+from server.strategy import Observer
+from shared.config import RunConfig
+from shared.errors import ConfigError
+from simulations.workspace import Workspace
+
+
+def run_on_ray(config: RunConfig, workspace: Workspace, out: Path, observer: Observer, *, address: str = "") -> None:
+    """Run the rounds on Ray; the same server and client code as in-process.
+
+    Parameters
+    ----------
+    address : str
+        Of a running cluster; empty starts Ray on this machine.
+
+    Raises
+    ------
+    ConfigError
+        If Ray is not installed.
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise ConfigError("engine=ray: Ray is not installed. Expected pip install 'veilrec[ray]'.") from None
+    from flwr.simulation import run_simulation
+
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, _: Context) -> None:
+        run_federation(grid, config, workspace.catalogue, out, observer)
+
+    init: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    run_simulation(
+        server_app=server_app,
+        client_app=_client_app(workspace.root.resolve()),
+        num_supernodes=workspace.partners,
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init},
+    )
+
+
+def _client_app(root: Path) -> ClientApp:
+    """The real client app, told where the simulated partners' folders are: Ray nodes have no settings of their own."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        from client.app import app as real
+
+        context.run_config = {**context.run_config, "data-root": str(root)}
+        return real(message, context)
+
+    return app
