@@ -22,17 +22,17 @@ from client.data.pseudonyms import PseudonymKey
 from client.data.text_cache import TextCache
 from client.privatize import add_noise_share, sample_users
 from client.statistics import clipped_statistics
-from client.training import PriorLogits, UserGradients
+from client.training import PriorLogits
+from client.workbench import Workbench, open_workbench
 from shared.adapter import load_parameters
 from shared.catalogue import build_catalogue
 from shared.config import ModelConfig
 from shared.errors import AdapterMismatchError, ConfigError, PolicyViolationError, ReplayError
 from shared.hazmat.randomness import Randomness, randomness_for
 from shared.messages import ClippedSum, NoisedSum, RoundPlan
-from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch
+from shared.model.behaviour import EventBatch
 from shared.model.prior import CollaborativePrior, PriorScorer, effective_kind, mask_seen
-from shared.model.text import TextStage
-from shared.model.weights import choose_device, find_base
+from shared.model.weights import choose_device, has_fast_bf16
 from shared.privacy.accounting import build_plan
 from shared.schema import Catalogue, Histories
 
@@ -90,17 +90,6 @@ class Premises:
             raise ConfigError(f"{file}: Expected JSON with name, simulated, cache and tie_seed.") from None
 
 
-@dataclass(frozen=True)
-class Workbench:
-    """The model of one process, with the catalogue that it ranks: shared by simulated partners."""
-
-    model: BehaviourStage
-    gradients: UserGradients
-    catalogue: CatalogueVectors
-    text: TextStage
-    width: int
-
-
 class PartnerAgent:
     """One partner.
 
@@ -116,6 +105,7 @@ class PartnerAgent:
         self.device = choose_device(device)
         self._prior: tuple[str, CollaborativePrior] | None = None
         self._histories: tuple[int, Histories] | None = None
+        self._maker: tuple[ModelConfig, BatchMaker] | None = None
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -137,13 +127,17 @@ class PartnerAgent:
 
     def workbench(self, model: ModelConfig, seed: int) -> Workbench:
         """The model with the catalogue's vectors; built once a process."""
-        return _workbench(model, seed, self.catalogue, self.premises.cache, self.device)
+        return open_workbench(model, seed, self.catalogue, self.premises.cache, self.device)
 
     def batch_maker(self, model: ModelConfig, seed: int) -> BatchMaker:
         """Batches of the partner's histories, with vectors of its reviews."""
-        bench, histories = self.workbench(model, seed), self.histories(model)
-        vectors = TextCache(self.premises.cache).vectors(bench.text, histories.review_texts, width=bench.width)
-        return BatchMaker(histories, vectors[:, 0], model)
+        if self._maker is None or self._maker[0] != model:
+            bench, histories = self.workbench(model, seed), self.histories(model)
+            vectors = TextCache(self.premises.cache).vectors(
+                bench.text, histories.review_texts, width=bench.model.width, items=False
+            )
+            self._maker = (model, BatchMaker(histories, vectors[:, 0], model))
+        return self._maker[1]
 
     def take_prior(self, run_id: str, prior: CollaborativePrior) -> None:
         """Keep the federation's prior for the rounds of a run."""
@@ -182,6 +176,7 @@ class PartnerAgent:
         config, plan = round_plan.config, round_plan.plan
         bench = self.workbench(config.model, config.seed or 0)
         maker, prior = self.batch_maker(config.model, config.seed or 0), self._prior_logits(round_plan)
+        bf16 = config.training.precision == "auto" and has_fast_bf16(self.device.type)
         # In a simulation the sample is a property of users, whichever partner holds them.
         sampling = self._randomness(round_plan, "federation")
         users = self.histories(config.model).users
@@ -193,7 +188,7 @@ class PartnerAgent:
             load_parameters(bench.model, here.astype(np.float32))
             taken = sample_users(users, plan, sampling, at)
             batches = maker.training(taken, config.training, sampling.read(32, f"{at}/windows"))
-            clipped = bench.gradients.clipped_sum(batches, bench.catalogue, prior, plan.partner_clip_norm)
+            clipped = bench.gradients.clipped_sum(batches, bench.catalogue, prior, plan.partner_clip_norm, bf16=bf16)
             noised = add_noise_share(clipped, plan, "train", source, at)
             total += noised.values
             here -= config.training.local_learning_rate * noised.values / (plan.normaliser / config.federation.partners)
@@ -230,29 +225,6 @@ class PartnerAgent:
         if self.premises.simulated:
             return PseudonymKey.derive(0)
         return PseudonymKey.load_or_create(self.premises.folder / "pseudonym.key")
-
-
-@lru_cache(maxsize=2)
-def _cached_workbench(
-    model: ModelConfig,
-    seed: int,
-    catalogue_digest: str,
-    cache: Path,
-    device: torch.device,
-    passages: tuple[str, ...],
-) -> Workbench:
-    base = find_base(model.base)
-    stage = BehaviourStage(base, model, n_items=len(passages), seed=seed).to(device)
-    text = TextStage(base, adapted_layers=model.adapted_layers, max_tokens=model.max_tokens, device=device)
-    width = stage.width
-    vectors = TextCache(cache).vectors(text, passages, width=width)
-    both = torch.from_numpy(vectors.astype(np.float32))  # (I, 2, H)
-    catalogue = CatalogueVectors(both[:, 0].contiguous(), both[:, 1].contiguous()).to(device)
-    return Workbench(stage, UserGradients(stage), catalogue, text, width)
-
-
-def _workbench(model: ModelConfig, seed: int, catalogue: Catalogue, cache: Path, device: torch.device) -> Workbench:
-    return _cached_workbench(model, seed, catalogue.digest, cache, device, tuple(catalogue.passages()))
 
 
 @lru_cache(maxsize=256)

@@ -45,11 +45,13 @@ def add_noise_share(
     Raises
     ------
     SensitivityError
-        If the sum was clipped to another norm than the plan's.
+        If the sum was clipped to more than the plan's norm, or is not finite.
     """
     allowed = (1.0 if stage == "prior" else plan.clip_norm) / plan.partners_per_user
-    if clipped.clip_norm > allowed:
-        raise SensitivityError(f"Expected clip_norm <= {allowed:g} for stage={stage}, got {clipped.clip_norm:g}.")
+    if not 0 < clipped.clip_norm <= allowed:  # written so that NaN is refused too
+        raise SensitivityError(f"Expected 0 < clip_norm <= {allowed:g} for stage={stage}, got {clipped.clip_norm:g}.")
+    if not np.isfinite(clipped.values).all():
+        raise SensitivityError("Expected finite values in a clipped sum: no noise hides a value that is not.")
     stddev = plan.share_stddev(stage)
     if plan.mode == "none":
         return NoisedSum(clipped.values, 0.0, loss=clipped.private_loss)

@@ -19,6 +19,8 @@ from shared.messages import ClippedSum
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch, trainable_parameters
 
 PriorLogits = Callable[[EventBatch], Tensor]
+LARGEST_GRADIENT = 1e18
+"""A longer gradient counts as not finite: float32 cannot scale it down without loss."""
 
 
 class UserGradients:
@@ -44,12 +46,19 @@ class UserGradients:
         """Trained parameters: the length of a flat gradient."""
         return sum(p.numel() for p in self._parameters.values())
 
-    def of(self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """Flat gradient of each user's own mean loss, shape ``(B, P)``, and the losses, shape ``(B,)``."""
+    def of(
+        self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor, *, bf16: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Flat gradient of each user's own mean loss, shape ``(B, P)``, and the losses, shape ``(B,)``.
+
+        With `bf16` the products of the forward and backward pass are in bfloat16; clipping, sums and weights
+        never are.
+        """
         with self._hooks():
-            losses = self._hooked(batch, catalogue, prior)
+            with torch.autocast(prior.device.type, torch.bfloat16, enabled=bf16):
+                losses = self._hooked(batch, catalogue, prior)
             losses.sum().backward()
-            flat = torch.cat([_grad_sample(p).flatten(1) for p in self._parameters.values()], dim=1)
+            flat = torch.cat([_grad_sample(p).flatten(1).float() for p in self._parameters.values()], dim=1)
         return flat, losses.detach()
 
     def clipped_sum(
@@ -58,6 +67,8 @@ class UserGradients:
         catalogue: CatalogueVectors,
         prior: PriorLogits,
         clip_norm: float,
+        *,
+        bf16: bool = False,
     ) -> ClippedSum:
         """Sum over users of their gradients, each clipped once to `clip_norm`; zeros if there is no user.
 
@@ -71,7 +82,7 @@ class UserGradients:
         loss, users = 0.0, 0
         for batch in batches:
             on_device = batch.to(catalogue.items.device)
-            gradients, losses = self.of(on_device, catalogue, prior(on_device))
+            gradients, losses = self.of(on_device, catalogue, prior(on_device), bf16=bf16)
             total += clip_and_sum(gradients, clip_norm).double().cpu()
             loss, users = loss + float(losses.sum()), users + len(losses)
         if not bool(torch.isfinite(total).all()):
@@ -85,7 +96,13 @@ class UserGradients:
             yield
         finally:
             self._hooked.disable_hooks()
+            # A pass that an error cut short leaves activations behind, which would spoil all later passes.
+            for module in self.model.modules():
+                module.__dict__.pop("activations", None)
+                module.__dict__.pop("max_batch_len", None)
             for p in self._parameters.values():
+                p.__dict__.pop("_current_grad_sample", None)
+                p._forward_counter = 0  # type: ignore[attr-defined]
                 p.grad_sample = None  # type: ignore[attr-defined]
                 p.grad = None
 
@@ -93,14 +110,16 @@ class UserGradients:
 def clip_and_sum(gradients: Tensor, clip_norm: float) -> Tensor:
     """Sum of rows, each scaled to norm at most `clip_norm`; ``(B, P)`` to ``(P,)``.
 
-    Rows that are not finite count as 0.
+    Rows that are not finite, or longer than `LARGEST_GRADIENT`, count as 0.
     """
-    norms = gradients.norm(dim=1)  # (B,)
-    finite = torch.isfinite(norms)
-    if not bool(finite.all()):
-        gradients = torch.where(finite.unsqueeze(1), gradients, 0.0)
-        norms = torch.where(finite, norms, 0.0)
-    factors = (clip_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
+    # Norms in float64, which mps has not: in float32 they are off by up to 4e-6 (measured), to the users' harm.
+    exact = gradients.cpu() if gradients.device.type == "mps" else gradients
+    norms = torch.linalg.vector_norm(exact, dim=1, dtype=torch.float64)  # (B,)
+    usable = norms <= LARGEST_GRADIENT  # False for NaN
+    norms = torch.where(usable, norms, 0.0)
+    factors = (clip_norm / norms.clamp(min=1e-12)).clamp(max=1.0).to(gradients)
+    if not bool(usable.all()):
+        gradients = torch.where(usable.to(gradients.device).unsqueeze(1), gradients, 0.0)
     total: Tensor = factors @ gradients
     return total
 

@@ -64,6 +64,9 @@ def run_federation(
         run.run_id, 0, ServerState.start(flatten_parameters(model)), None, []
     )
 
+    if checkpoint.records:  # a run that was killed may have kept a round that it had not told of
+        write_lines(out / "rounds.jsonl", checkpoint.records)
+
     def observe(record: dict[str, object]) -> None:
         write_lines(out / "rounds.jsonl", strategy.checkpoint.records)
         if observer:

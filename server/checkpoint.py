@@ -6,12 +6,15 @@ each whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -21,6 +24,7 @@ from shared.files import write_bytes
 from shared.model.prior import CollaborativePrior
 
 ARRAYS = ("parameters", "momentum", "variance", "mean_parameters")
+DIGEST = "sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a whole round; the previous one is replaced."""
         if checkpoint.prior is not None and checkpoint.state.steps == 0:
-            write_bytes(self._prior, save(dict(checkpoint.prior.arrays()), {"run_id": checkpoint.run_id}))
+            _write(self._prior, checkpoint.prior.arrays(), {"run_id": checkpoint.run_id})
         state = checkpoint.state
         meta = {
             "run_id": checkpoint.run_id,
@@ -71,7 +75,7 @@ class CheckpointStore:
             "prior": str(checkpoint.prior is not None),
             "records": json.dumps(checkpoint.records),
         }
-        write_bytes(self._state, save({name: getattr(state, name) for name in ARRAYS}, meta))
+        _write(self._state, {name: getattr(state, name) for name in ARRAYS}, meta)
 
     def load(self, run_id: str) -> Checkpoint | None:
         """The last whole round; None if there is none.
@@ -104,9 +108,25 @@ class CheckpointStore:
         return CollaborativePrior(**arrays)
 
 
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]], meta: dict[str, str]) -> None:
+    write_bytes(path, save(dict(arrays), {**meta, DIGEST: _digest(arrays, meta)}))
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
-            return {name: np.array(file.get_tensor(name)) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            meta: dict[str, str] = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({type(error).__name__}).") from None
+    if meta.pop(DIGEST, None) != _digest(arrays, meta):
+        raise CheckpointError(f"{path}: Expected a checkpoint that holds what was written.")
+    return arrays, meta
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], meta: dict[str, str]) -> str:
+    """SHA-256 of all that is kept: one changed bit would otherwise train on, unseen."""
+    h = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        h.update(f"\n{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return h.hexdigest()

@@ -84,7 +84,6 @@ class VeilrecStrategy(Strategy):
         self._store, self._observer = store, observer
         self._offset = checkpoint.round
         self._told_prior: set[int] = set()
-        self._asked: list[int] = []
         self._bytes_down = 0
         self._began = 0.0
 
@@ -102,8 +101,7 @@ class VeilrecStrategy(Strategy):
         """One message to every partner: the plan of the round, the model, and the prior to whom it is new."""
         number = self._offset + server_round
         self._began = time.monotonic()
-        self._asked = wait_for_nodes(grid, self.run.config)
-        contents = {node: self._content(number, node) for node in self._asked}
+        contents = {node: self._content(number, node) for node in wait_for_nodes(grid, self.run.config)}
         self._bytes_down = max(payload_bytes(content) for content in contents.values())
         for node, content in contents.items():
             yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN, group_id=str(number))
@@ -114,13 +112,13 @@ class VeilrecStrategy(Strategy):
         """Sum the answers and apply the sum; too few of them end the run, and nothing is released."""
         number = self._offset + server_round
         stage = self.run.stage(number)
-        size = self._expected_size(stage)
-        updates, bytes_up = collect(replies, size)
+        answered = [message for message in replies if message.has_content()]
+        updates, bytes_up = collect(answered, self._expected_size(stage))
         needed = self.run.plan.survivors
         if len(updates) < needed:
             raise CohortTooSmallError(f"Expected answers >= {needed} in round {number}, got {len(updates)}.")
-        if stage == "train":
-            self._told_prior |= set(self._asked)
+        if stage == "train":  # whoever did not answer may not have heard it either
+            self._told_prior |= {message.metadata.src_node_id for message in answered}
         total = np.sum([update.values for update in updates], axis=0)
         stddev = math.sqrt(sum(update.noise_stddev**2 for update in updates))
         apply = self._apply_prior if stage == "prior" else self._apply_update
@@ -192,11 +190,11 @@ class VeilrecStrategy(Strategy):
 
 
 def collect(replies: Iterable[Message], size: int) -> tuple[list[NoisedSum], int]:
-    """The updates among the replies, in the order of their nodes, and the bytes of the largest.
+    """The updates of replies that have content, in the order of their nodes, and the bytes of the largest.
 
     A partner's refusal ends the round: its family is raised here, for an operator to see.
     """
-    answered = sorted((m for m in replies if m.has_content()), key=lambda m: m.metadata.src_node_id)
+    answered = sorted(replies, key=lambda m: m.metadata.src_node_id)
     refused = sorted({error_name(m.content) for m in answered if ERROR in m.content})
     if refused:
         raise ProtocolError(f"Expected updates, partners refused with {', '.join(refused)}.")

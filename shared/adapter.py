@@ -29,6 +29,8 @@ from shared.model.weights import find_base
 
 Vector = NDArray[np.float32]
 PRIOR_PREFIX = "prior."
+MANIFEST_KEYS = {"format", "version", "base_sha256", "catalogue_sha256", "privacy", "files", "fingerprint"}
+PRIOR_AXES = {"popularity": 1, "item_to_item": 2}
 FILES = ("adapter_config.json", "adapter_model.safetensors", "behaviour.safetensors", "config.json")
 
 
@@ -70,7 +72,7 @@ class Release:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the digests of all files."""
+        """SHA-256 over all that the manifest says: digests of the files, base model, catalogue, privacy."""
         return str(self.manifest["fingerprint"])
 
 
@@ -98,19 +100,16 @@ def save_release(
     for name, data in contents.items():
         write_bytes(folder / name, data)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    write_json(
-        folder / "manifest.json",
-        {
-            "format": 1,
-            "version": version,
-            "base": base.name,
-            "base_sha256": base.sha256,
-            "catalogue_sha256": catalogue_digest,
-            "privacy": privacy,
-            "files": digests,
-            "fingerprint": _fingerprint(digests),
-        },
-    )
+    manifest = {
+        "format": 1,
+        "version": version,
+        "base": base.name,
+        "base_sha256": base.sha256,
+        "catalogue_sha256": catalogue_digest,
+        "privacy": privacy,
+        "files": digests,
+    }
+    write_json(folder / "manifest.json", {**manifest, "fingerprint": _fingerprint(manifest)})
 
 
 def load_release(folder: Path) -> Release:
@@ -134,9 +133,7 @@ def load_release(folder: Path) -> Release:
         lora = load_safetensors(contents["adapter_model.safetensors"])
     except SafetensorError:
         raise IntegrityError(f"{folder}: Expected safetensors.") from None
-    prior = CollaborativePrior(
-        **{name.removeprefix(PRIOR_PREFIX): t for name, t in tensors.items() if name.startswith(PRIOR_PREFIX)}
-    )
+    prior = _read_prior(tensors, folder)
     model = BehaviourStage(base, config.model, n_items=len(prior.popularity), seed=config.seed or 0)
     _join(model, lora, {n: t for n, t in tensors.items() if not n.startswith(PRIOR_PREFIX)}, folder)
     return Release(config, model, prior, manifest)
@@ -169,6 +166,17 @@ def _join(model: BehaviourStage, lora: dict[str, Vector], rest: dict[str, Vector
     load_parameters(model, np.concatenate(flat))
 
 
+def _read_prior(tensors: dict[str, Vector], folder: Path) -> CollaborativePrior:
+    arrays = {name.removeprefix(PRIOR_PREFIX): t for name, t in tensors.items() if name.startswith(PRIOR_PREFIX)}
+    items = arrays["popularity"].size if "popularity" in arrays else 0
+    for name, array in arrays.items():
+        if array.shape != (items,) * PRIOR_AXES.get(name, 0) or array.dtype != np.float32 or not items:
+            raise IntegrityError(f"{folder}: Expected a prior of float32 arrays {', '.join(PRIOR_AXES)} over items.")
+    if not items:
+        raise IntegrityError(f"{folder}: Expected a prior with the popularity of items.")
+    return CollaborativePrior(**arrays)
+
+
 def _peft_name(name: str, offset: int) -> str:
     """``layers.0.x.lora_A.default.weight`` to ``base_model.model.encoder.layer.<offset>.x.lora_A.weight``."""
     _, layer, *tail = name.split(".")
@@ -196,15 +204,17 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def _fingerprint(digests: dict[str, str]) -> str:
-    return hashlib.sha256("\n".join(f"{n} {d}" for n, d in sorted(digests.items())).encode()).hexdigest()
+def _fingerprint(manifest: dict[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        if manifest["format"] != 1 or manifest["fingerprint"] != _fingerprint(manifest["files"]):
+        whole = set(manifest) >= MANIFEST_KEYS and isinstance(manifest["files"], dict)
+        if not whole or manifest["format"] != 1 or manifest["fingerprint"] != _fingerprint(manifest):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise IntegrityError(f"{file}: Expected the manifest of a release (format=1).") from None

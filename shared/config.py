@@ -36,7 +36,7 @@ ALL_LINEAR: tuple[LoraTarget, ...] = (
 
 
 class _Tree(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(_Tree):
@@ -92,11 +92,11 @@ class PriorConfig(_Tree):
     epsilon_share : float
         The part of epsilon that the sum may spend alone; the rounds get what is left.
     decay : float
-        Weight of an event by its age in events, for the next-item ridge.
+        Weight of an event by its age in events: what happened last tells most of what comes next.
     max_targets : int
         The newest events of a user that count as next items.
-    ease_weight, next_weight, popularity_weight : float
-        Weights of the standardised scores in the logits.
+    weight, popularity_weight : float
+        Weights of the standardised item-to-item score and of centred log popularity in the logits.
     """
 
     kind: Literal["hybrid", "popularity", "none"] = "hybrid"
@@ -104,8 +104,7 @@ class PriorConfig(_Tree):
     epsilon_share: Share = 0.8
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     max_targets: Positive = 20
-    ease_weight: float = 0.5
-    next_weight: float = 1.0
+    weight: float = 0.6
     popularity_weight: float = 0.2
 
 
@@ -124,6 +123,8 @@ class TrainingConfig(_Tree):
         ``adam`` or ``average`` (plain averaging of the partners' updates).
     microbatch : int
         Users whose gradients are held in memory at once. Has no effect on the result's meaning.
+    precision : str
+        ``auto`` computes in bfloat16 where a partner's hardware has it: faster, and equal to three digits.
     drop_events : float
         Chance with which an event of a history is left out of a training pass (regularisation).
     average_from : float
@@ -140,6 +141,7 @@ class TrainingConfig(_Tree):
     beta1: Share = 0.9
     beta2: Share = 0.99
     microbatch: Positive = 64
+    precision: Literal["auto", "float32"] = "auto"
     drop_events: Share = 0.1
     average_from: Annotated[float, Field(gt=0, le=1)] = 0.75
 

@@ -7,6 +7,7 @@ To a partner: the round plan, the parameters, the prior when it is new. To the c
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from dataclasses import asdict
 from typing import cast
@@ -16,11 +17,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from shared.config import parse_config
-from shared.errors import ProtocolError
+from shared.errors import ConfigError, ProtocolError
 from shared.messages import NoisedSum, RoundPlan
 from shared.model.prior import CollaborativePrior
 from shared.privacy.plan import PrivacyPlan
 
+_UNREADABLE = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
+"""What reading a record of another kind, or JSON of another shape, ends in."""
 PLAN, PARAMETERS, PRIOR, UPDATE, ERROR = "plan", "parameters", "prior", "update", "error"
 Vector = NDArray[np.float32]
 
@@ -44,6 +47,8 @@ def unpack_round(content: RecordDict) -> tuple[RoundPlan, Vector | None, Collabo
     ------
     ProtocolError
         If a field is absent or not what was expected.
+    PolicyViolationError
+        If the privacy plan has no noise where its mode needs it.
     """
     try:
         told = json.loads(str(cast(ConfigRecord, content[PLAN])["json"]))
@@ -60,7 +65,7 @@ def unpack_round(content: RecordDict) -> tuple[RoundPlan, Vector | None, Collabo
         parameters = _read(content, PARAMETERS).get("flat")
         prior = _read(content, PRIOR)
         return plan, parameters, CollaborativePrior(**prior) if prior else None
-    except (KeyError, TypeError, ValueError):
+    except (*_UNREADABLE, ConfigError):
         raise ProtocolError("Expected a round plan with its parameters.") from None
 
 
@@ -87,16 +92,18 @@ def unpack_update(content: RecordDict, size: int) -> NoisedSum:
     """
     if ERROR in content:
         raise ProtocolError(f"Expected an update, the partner answered {error_name(content)}.")
-    values = _read(content, UPDATE).get("flat")
-    if values is None or values.shape != (size,) or not np.isfinite(values).all():
+    try:
+        values = _read(content, UPDATE)["flat"].astype(np.float64)
+        public = cast(ConfigRecord, content[PLAN])
+        stddev, loss = float(cast(float, public["noise_stddev"])), public.get("loss")
+        update = NoisedSum(values, stddev, None if loss is None else float(cast(float, loss)))
+    except _UNREADABLE:
+        raise ProtocolError("Expected an update with the standard deviation of its noise.") from None
+    if values.shape != (size,) or not np.isfinite(values).all():
         raise ProtocolError(f"Expected an update of {size} finite values.")
-    public = cast(ConfigRecord, content[PLAN])
-    loss = public.get("loss")
-    return NoisedSum(
-        values.astype(np.float64),
-        float(cast(float, public["noise_stddev"])),
-        None if loss is None else float(cast(float, loss)),
-    )
+    if not math.isfinite(stddev) or stddev < 0:
+        raise ProtocolError("Expected the standard deviation of an update's noise.")
+    return update
 
 
 def pack_error(wire_name: str) -> RecordDict:

@@ -34,7 +34,8 @@ def preset(
     ConfigError
         If a setting is not one of `RunConfig`, or has a wrong value.
     """
-    private = str(settings.get("privacy", {}).get("mode", "distributed")) != "none"
+    asked = settings.get("privacy")
+    private = not (isinstance(asked, dict) and asked.get("mode") == "none")
     tree: dict[str, Any] = {
         "seed": seed,
         "simulation": True,
@@ -42,11 +43,14 @@ def preset(
         "privacy": {"population": declared_population(users), "partners_per_user": 2 if shared_users else 1},
     }
     try:
-        return RunConfig.model_validate(_merged(_merged(_recipe(private), tree), settings))
+        config = RunConfig.model_validate(_merged(_merged(_recipe(private), tree), settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
         raise ConfigError(f"{where}: {first['msg']}") from None
+    if config.federation.partners != partners:  # the run would wait for partners that never come
+        raise ConfigError(f"federation.partners: Expected {partners}, as the data are partitioned.")
+    return config
 
 
 def _recipe(private: bool) -> dict[str, Any]:
@@ -54,14 +58,13 @@ def _recipe(private: bool) -> dict[str, Any]:
     if not private:
         return {
             "model": {"lora_rank": 16, "lora_alpha": 32, "temperature": 5.0},
-            "prior": {"ease_weight": 0.2, "next_weight": 0.4, "popularity_weight": 0.2},
             "training": {"rounds": 100, "sampling_rate": 0.2, "learning_rate": 2e-3},
             "privacy": {"clip_norm": 1.0},
         }
     return {
         "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 5.0, "max_events": 30},
-        "prior": {"ease_weight": 0.2, "next_weight": 0.4, "popularity_weight": 0.2, "epsilon_share": 0.8},
-        "training": {"rounds": 20, "sampling_rate": 0.2, "learning_rate": 2e-3},
+        "prior": {"epsilon_share": 0.8},
+        "training": {"rounds": 10, "sampling_rate": 0.2, "learning_rate": 2e-3},
         "privacy": {"clip_norm": 0.5},
     }
 

@@ -201,7 +201,9 @@ def alone_config(config: RunConfig, partners: int) -> RunConfig:
     population = max(1, round(config.privacy.population / partners))
     return config.model_copy(
         update={
-            "privacy": config.privacy.model_copy(update={"population": population, "partners_per_user": 1}),
+            "privacy": config.privacy.model_copy(
+                update={"population": population, "partners_per_user": 1, "colluders": 0}
+            ),
             "federation": config.federation.model_copy(update={"partners": 1, "quorum": 0}),
         }
     )

@@ -46,9 +46,10 @@ class TextCache:
         texts: Sequence[str],
         *,
         width: int,
+        items: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float16]:
-        """Vectors of `texts`, shape ``(len(texts), 2, width)``; those that are missing are computed and kept.
+        """Vectors of `texts`, as `TextStage.encode` gives them; those that are missing are computed and kept.
 
         Parameters
         ----------
@@ -60,23 +61,25 @@ class TextCache:
         IntegrityError
             If the file is no cache, or holds a vector of another size.
         """
-        keys = [_key(stage.recipe, text) for text in texts]
+        recipe, parts = stage.recipe(items=items), 2 if items else 1
+        keys = [_key(recipe, text) for text in texts]
         known = self._read(keys)
         missing = sorted({text for text, key in zip(texts, keys, strict=True) if key not in known})
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
             rows = {
-                _key(stage.recipe, text): vector.tobytes()
-                for text, vector in zip(chunk, stage.encode(chunk), strict=True)
+                _key(recipe, text): vector.tobytes()
+                for text, vector in zip(chunk, stage.encode(chunk, items=items), strict=True)
             }
             self._write(rows)
             known.update(rows)
             if progress:
                 progress(start + len(chunk), len(missing))
-        if any(len(known[key]) != 4 * width for key in keys):
-            raise IntegrityError(f"{self._path}: Expected text vectors of bytes={4 * width}.")
+        size = 2 * parts * width
+        if any(len(known[key]) != size for key in keys):
+            raise IntegrityError(f"{self._path}: Expected text vectors of bytes={size}.")
         joined = b"".join(known[key] for key in keys)
-        return np.frombuffer(joined, dtype=np.float16).reshape(len(texts), 2, width)
+        return np.frombuffer(joined, dtype=np.float16).reshape(len(texts), parts, width)
 
     def _read(self, keys: list[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}

@@ -15,10 +15,10 @@ from client.data.ingest import RawData, data_home, read
 from client.data.pseudonyms import PseudonymKey
 from client.data.text_cache import TextCache
 from client.ranking.scorer import ModelScorer, Scores
+from client.workbench import catalogue_vectors
 from shared.adapter import Release, load_release
 from shared.catalogue import build_catalogue
 from shared.errors import AdapterMismatchError, ConfigError, UnknownUserError
-from shared.model.behaviour import CatalogueVectors
 from shared.model.text import TextStage
 from shared.model.weights import choose_device, find_base
 from shared.schema import Catalogue, Histories, RankedItem, RankedList, UserHistory
@@ -81,10 +81,8 @@ class LocalRanker:
             max_tokens=config.max_tokens,
             device=device,
         )
-        vectors = cache.vectors(self._text, catalogue.passages(), width=model.width).astype(np.float32)
-        both = torch.from_numpy(vectors)  # (I, 2, H)
-        self._vectors = CatalogueVectors(both[:, 0].contiguous(), both[:, 1].contiguous()).to(device)
-        reviews = cache.vectors(self._text, histories.review_texts, width=model.width)
+        self._vectors = catalogue_vectors(self._text, catalogue, cache, model.width).to(device)
+        reviews = cache.vectors(self._text, histories.review_texts, width=model.width, items=False)
         self._maker = BatchMaker(histories, reviews[:, 0], config)
         self._scorer = ModelScorer(model, release.prior, release.config.prior, self._vectors)
 

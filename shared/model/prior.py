@@ -5,16 +5,21 @@ Two second moments of the users' histories are summed privately (`client.statist
 with phi_p the decayed items before the p-th of m targets. From them, with no further privacy cost:
 
 - popularity: the diagonal of G;
-- EASE (Steck, WWW 2019): ``P = (G + l I)^-1``, ``W = I - P / diag(P)``;
-- next-item ridge (as linear session models, e.g. SLIST, WWW 2021): ``W = (G + l I)^-1 B``.
+- EASE (Steck, WWW 2019): ``P = (G + l I)^-1``, ``E = I - P / diag(P)``;
+- next-item ridge (as linear session models, e.g. SLIST, WWW 2021): ``N = (G + l' I)^-1 B``.
 
-The ridge weight l follows from public quantities alone: the number of items and the noise.
+Both are item-to-item weights, so their sum, each scaled to root mean square 1, is one matrix. A user is the sum
+of the rows of the user's items, weighted by ``decay^age``: weighting EASE by recency too, at ranking time only,
+is worth as much as everything else here (docs/adr/0002-collaborative-prior.md).
+
+The ridges follow from public quantities alone: the number of items and the noise.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +31,8 @@ COOCCURRENCE_WEIGHT = math.sqrt(0.5)
 """Weight of G beside B in the joint sum, whose squared weights add up to 1: a user's part has norm <= 1."""
 RULED_OUT = -1e4
 """Logit of an item that cannot be the next new one."""
-BASE_RIDGE = 2.0
-"""l without noise, in users."""
+EASE_RIDGE, NEXT_RIDGE = 2.0, 20.0
+"""l and l' without noise, in users."""
 
 
 def statistics_size(kind: str, n_items: int) -> int:
@@ -50,17 +55,16 @@ class CollaborativePrior:
     ----------
     popularity : (I,)
         Centred log popularity.
-    ease, next_item : (I, I) or None
-        Item-to-item weights; row = an item of the history, column = the item that is scored.
+    item_to_item : (I, I) or None
+        Row = an item of the history, column = the item that is scored.
     """
 
     popularity: NDArray[np.float32]
-    ease: NDArray[np.float32] | None = None
-    next_item: NDArray[np.float32] | None = None
+    item_to_item: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """The arrays that are there, by name."""
-        named = {"popularity": self.popularity, "ease": self.ease, "next_item": self.next_item}
+        named = {"popularity": self.popularity, "item_to_item": self.item_to_item}
         return {name: array for name, array in named.items() if array is not None}
 
 
@@ -89,11 +93,16 @@ def solve(kind: str, total: NDArray[np.float64], n_items: int, noise_stddev: flo
     sigma = noise_stddev / COOCCURRENCE_WEIGHT
     # Entries off the diagonal carry sigma / sqrt(2): the spectrum of the noise ends at 2 sigma / sqrt(2) sqrt(I).
     edge = math.sqrt(2.0) * sigma * math.sqrt(n_items)
-    inverse = np.linalg.inv(G + (BASE_RIDGE + 1.5 * edge) * np.eye(n_items))
+    inverse = np.linalg.inv(G + (EASE_RIDGE + 2.0 * edge) * np.eye(n_items))
     ease = -inverse / np.diag(inverse)
     np.fill_diagonal(ease, 0.0)
-    next_item = np.linalg.solve(G + (10 * BASE_RIDGE + 3.0 * edge) * np.eye(n_items), B)
-    return CollaborativePrior(_log_popularity(np.diag(G), sigma), ease.astype(np.float32), next_item.astype(np.float32))
+    next_item = np.linalg.solve(G + (NEXT_RIDGE + 4.0 * edge) * np.eye(n_items), B)
+    weights = ease / _root_mean_square(ease) + next_item / _root_mean_square(next_item)
+    return CollaborativePrior(_log_popularity(np.diag(G), sigma), weights.astype(np.float32))
+
+
+def _root_mean_square(matrix: NDArray[np.floating[Any]]) -> float:
+    return max(float(np.sqrt(np.mean(matrix**2))), 1e-12)
 
 
 def pack_symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -124,59 +133,43 @@ def _log_popularity(mass: NDArray[np.float64], sigma: float) -> NDArray[np.float
 
 
 class PriorScorer:
-    """Logits of the prior at every position of a batch of histories.
+    """Logits of the prior for histories: decayed sums of rows, standardised over the catalogue, plus popularity.
 
     Parameters
     ----------
     prior : CollaborativePrior
     config : PriorConfig
-        Weights of the parts. EASE and next-item scores are standardised over the catalogue.
+    device : torch.device
     """
 
     def __init__(self, prior: CollaborativePrior, config: PriorConfig, device: torch.device) -> None:
-        self._config = config
         self._popularity = torch.from_numpy(prior.popularity).to(device) * config.popularity_weight
-        parts = (
-            (prior.ease, config.ease_weight, 1.0),
-            (prior.next_item, config.next_weight, config.decay),
-        )
-        self._parts = [
-            (torch.from_numpy(matrix).to(device), weight, decay)
-            for matrix, weight, decay in parts
-            if matrix is not None
-        ]
+        matrix = prior.item_to_item
+        self._matrix = None if matrix is None else torch.from_numpy(matrix).to(device)
+        self._weight, self._decay = config.weight, config.decay
 
     def all_positions(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after each event, shape ``(B, T, I)``; `items` is ``(B, T)`` with -1 for padding."""
-        logits = self._popularity.expand(*items.shape, -1)
-        known = (items >= 0).unsqueeze(-1)
-        for matrix, weight, decay in self._parts:
-            gathered = matrix[items.clamp(min=0)] * known  # (B, T, I)
-            logits = logits + weight * _standardised(_decayed_sums(gathered, decay))
-        return logits
+        if self._matrix is None:
+            return self._popularity.expand(*items.shape, -1)
+        rows = self._matrix[items.clamp(min=0)] * (items >= 0).unsqueeze(-1)  # (B, T, I)
+        running = torch.zeros_like(rows[:, 0])
+        for t in range(items.shape[1]):
+            running = running * self._decay + rows[:, t]
+            rows[:, t] = running
+        return self._popularity + self._weight * _standardised(rows)
 
     def last_position(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions."""
-        logits = self._popularity.expand(len(items), -1)
-        ages = torch.arange(items.shape[1] - 1, -1, -1, device=items.device)
-        for matrix, weight, decay in self._parts:
-            weights = (decay**ages) * (items >= 0)  # (B, T)
-            bags = torch.zeros(len(items), len(matrix), device=items.device)
-            bags.scatter_add_(1, items.clamp(min=0), weights.to(bags.dtype))
-            logits = logits + weight * _standardised(bags @ matrix)
-        return logits
-
-
-def _decayed_sums(gathered: torch.Tensor, decay: float) -> torch.Tensor:
-    """``S_t = decay S_{t-1} + x_t`` along the positions."""
-    if decay == 1.0:
-        return gathered.cumsum(dim=1)
-    sums = torch.empty_like(gathered)
-    running = torch.zeros_like(gathered[:, 0])
-    for t in range(gathered.shape[1]):
-        running = running * decay + gathered[:, t]
-        sums[:, t] = running
-    return sums
+        if self._matrix is None:
+            return self._popularity.expand(len(items), -1)
+        # The newest event of row n stands at its last place that is not padding.
+        steps = torch.arange(items.shape[1], device=items.device)
+        newest = torch.where(items >= 0, steps, -1).amax(dim=1, keepdim=True)  # (B, 1)
+        weights = (self._decay ** (newest - steps).clamp(min=0)) * (items >= 0)
+        bags = torch.zeros(len(items), len(self._matrix), device=items.device)
+        bags.scatter_add_(1, items.clamp(min=0), weights.to(bags.dtype))
+        return self._popularity + self._weight * _standardised(bags @ self._matrix)
 
 
 def _standardised(scores: torch.Tensor) -> torch.Tensor:

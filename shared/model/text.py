@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import BertModel
 
 TextVectors = NDArray[np.float16]
-"""Shape ``(texts, 2, H)``: text vector, then item vector."""
+"""Shape ``(texts, 2, H)``: text vector, then item vector; or ``(texts, 1, H)``: text vectors alone."""
 
 
 class TextStage:
@@ -44,55 +44,61 @@ class TextStage:
         self.adapted_layers = adapted_layers
         self.max_tokens = max_tokens
         self.device = device or choose_device()
-        self._bert: BertModel | None = None
+        self._berts: dict[bool, BertModel] = {}
 
-    @property
-    def recipe(self) -> str:
-        """All that a vector depends on besides the text: the cache's key."""
-        return f"mean-v1|{self.base.sha256}|k={self.adapted_layers}|tokens={self.max_tokens}"
+    def recipe(self, *, items: bool) -> str:
+        """All that vectors depend on besides the text: the cache's key."""
+        kind = "items" if items else "texts"
+        return f"mean-v1|{self.base.sha256}|k={self.adapted_layers}|tokens={self.max_tokens}|{kind}"
 
     def encode(
         self,
         texts: Sequence[str],
         *,
+        items: bool = True,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
     ) -> TextVectors:
         """Encode texts, shape ``(len(texts), 2, H)``; an empty text gives zeros.
 
+        With ``items=False`` only text vectors are made, shape ``(len(texts), 1, H)``, by the lower layers alone.
         `progress` is called with the number of texts done after each batch.
         """
-        bert = self._load()
-        out = np.zeros((len(texts), 2, bert.config.hidden_size), dtype=np.float16)
+        bert = self._load(items)
+        out = np.zeros((len(texts), 2 if items else 1, bert.config.hidden_size), dtype=np.float16)
         # Alike lengths share a batch: padding is work for nothing.
         order = sorted((k for k, text in enumerate(texts) if text), key=lambda k: len(texts[k]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            out[rows] = self._encode_batch([texts[k] for k in rows])
+            out[rows] = self._encode_batch([texts[k] for k in rows], items)
             if progress:
                 progress(start + len(rows))
         return out
 
-    def _load(self) -> BertModel:
-        if self._bert is None:
+    def _load(self, items: bool) -> BertModel:
+        if items not in self._berts:
             bert = load_bert(self.base)
             depth = bert.config.num_hidden_layers
             if self.adapted_layers > depth:
                 raise ConfigError(f"Expected model.adapted_layers <= {depth}, got {self.adapted_layers}.")
-            self._bert = bert.to(self.device)
+            if not items:
+                bert.encoder.layer = bert.encoder.layer[: depth - self.adapted_layers]
+            self._berts[items] = bert.to(self.device)
             self._tokenizer = load_tokenizer(self.base)
-        return self._bert
+        return self._berts[items]
 
     @torch.inference_mode()
-    def _encode_batch(self, texts: list[str]) -> TextVectors:
-        bert = self._load()
+    def _encode_batch(self, texts: list[str], items: bool) -> TextVectors:
+        bert = self._load(items)
         tokens = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device.type)):
             hidden = bert(**tokens, output_hidden_states=True).hidden_states
-        lower = hidden[len(hidden) - 1 - self.adapted_layers]
         mask = tokens["attention_mask"].unsqueeze(-1).float()  # (B, S, 1)
-        both = [(state.float() * mask).sum(1) / mask.sum(1) for state in (lower, hidden[-1])]  # 2 x (B, H)
-        both[1] = torch.nn.functional.normalize(both[1], dim=-1)
-        return torch.stack(both, dim=1).cpu().numpy().astype(np.float16)  # (B, 2, H)
+        # Behind the embeddings and the layers below the adapted ones; then behind all.
+        depths = (len(hidden) - 1 - self.adapted_layers, -1) if items else (-1,)
+        means = [(hidden[depth].float() * mask).sum(1) / mask.sum(1) for depth in depths]  # each (B, H)
+        if items:
+            means[1] = torch.nn.functional.normalize(means[1], dim=-1)
+        return torch.stack(means, dim=1).cpu().numpy().astype(np.float16)  # (B, 2 or 1, H)

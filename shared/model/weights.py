@@ -86,15 +86,19 @@ def load_bert(base: BaseModel) -> BertModel:
     Raises
     ------
     ConfigError
-        If the model is not a BERT.
+        If the model is not a BERT, or cannot be loaded.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, BertModel
 
-    config = AutoConfig.from_pretrained(base.path)
-    if config.model_type != "bert":
-        raise ConfigError(f"{base.path}: Expected model_type=bert, got {config.model_type}.")
-    with _quiet_loading():
-        bert = BertModel.from_pretrained(base.path, add_pooling_layer=False, attn_implementation="sdpa")
+    try:
+        config = AutoConfig.from_pretrained(base.path)
+        if config.model_type != "bert":
+            raise ConfigError(f"{base.path}: Expected model_type=bert, got {config.model_type}.")
+        with _quiet_loading():
+            bert = BertModel.from_pretrained(base.path, add_pooling_layer=False, attn_implementation="sdpa")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"{base.path}: cannot be loaded as a BERT ({type(error).__name__}).") from None
     frozen: BertModel = bert.eval().requires_grad_(False)
     return frozen
 

@@ -76,6 +76,15 @@ class PrivacyPlan:
             )
         if not 0 < self.sampling_rate <= 1 or not 0 < self.delta < 1:
             raise PolicyViolationError("Expected 0 < sampling_rate <= 1 and 0 < delta < 1.")
+        if not 0 < self.clip_norm < math.inf or self.partners_per_user < 1:
+            raise PolicyViolationError(
+                f"Expected a finite clip_norm > 0 and partners_per_user >= 1, got {self.clip_norm} and "
+                f"{self.partners_per_user}."
+            )
+        if self.mode == "distributed" and not 0 <= self.colluders < self.survivors:
+            raise PolicyViolationError(
+                f"Expected 0 <= colluders < survivors={self.survivors}, got {self.colluders}: no honest share is left."
+            )
 
     @property
     def steps(self) -> int:

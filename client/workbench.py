@@ -1,0 +1,60 @@
+"""The model of one process, with the catalogue that it ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.data.text_cache import TextCache
+from client.training import UserGradients
+from shared.config import ModelConfig
+from shared.model.behaviour import BehaviourStage, CatalogueVectors
+from shared.model.text import TextStage
+from shared.model.weights import find_base
+from shared.schema import Catalogue
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A behaviour stage with Opacus' hooks, and what it reads; simulated partners take turns at one."""
+
+    model: BehaviourStage
+    gradients: UserGradients
+    catalogue: CatalogueVectors
+    text: TextStage
+
+
+_open: dict[tuple[object, ...], Workbench] = {}
+
+
+def open_workbench(model: ModelConfig, seed: int, catalogue: Catalogue, cache: Path, device: torch.device) -> Workbench:
+    """The workbench of a model and a catalogue: the last one opened is kept, as loading BERT takes a while.
+
+    Raises
+    ------
+    ConfigError
+        If the base model is not there.
+    """
+    key = (model, seed, catalogue.digest, cache, device)
+    if key not in _open:
+        _open.clear()
+        _open[key] = _build(model, seed, catalogue, cache, device)
+    return _open[key]
+
+
+def _build(model: ModelConfig, seed: int, catalogue: Catalogue, cache: Path, device: torch.device) -> Workbench:
+    base = find_base(model.base)
+    stage = BehaviourStage(base, model, n_items=len(catalogue), seed=seed).to(device)
+    text = TextStage(base, adapted_layers=model.adapted_layers, max_tokens=model.max_tokens, device=device)
+    vectors = catalogue_vectors(text, catalogue, TextCache(cache), stage.width).to(device)
+    return Workbench(stage, UserGradients(stage), vectors, text)
+
+
+def catalogue_vectors(text: TextStage, catalogue: Catalogue, cache: TextCache, width: int) -> CatalogueVectors:
+    """Vectors of all items, from the cache or the frozen BERT."""
+    vectors = cache.vectors(text, catalogue.passages(), width=width).astype(np.float32)
+    both = torch.from_numpy(vectors)  # (I, 2, H)
+    return CatalogueVectors(both[:, 0].contiguous(), both[:, 1].contiguous())

@@ -1,0 +1,459 @@
+"""A whole simulation: the same result every time, after every crash, from files in any order, at any number of
+partners; and nothing but a family's name when a partner fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import client.agent
+import client.app
+import client.privatize
+import client.training
+import server.app
+import server.strategy
+import simulations.simulate
+from client.agent import PartnerAgent, agent_for
+from client.data.ingest import RawData, write
+from server.app import run_federation
+from server.checkpoint import Checkpoint
+from shared.config import FederationConfig, ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from shared.errors import CheckpointError, ConfigError, DataError, ProtocolError
+from shared.messages import NoisedSum, RoundPlan
+from shared.privacy.accounting import build_plan
+from simulations.federation import InProcessGrid
+from simulations.progress import RunProgress
+from simulations.results import evaluate_on
+from simulations.simulate import REQUEST_FILE, alone_config, resume, run
+from simulations.workspace import Workspace
+
+if TYPE_CHECKING:
+    from conftest import Done, Start
+
+ROUNDS = (1, 2, 3, 4)
+"""The prior's, then three of training."""
+SECRET = "user 17 hates her neighbour"
+Document = dict[str, Any]
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing on the way may catch it, as nothing catches SIGKILL."""
+
+
+def lasting(document: Document) -> Document:
+    """What must not differ between runs: all but times, and the speeds that follow from them."""
+    return {key: value for key, value in document.items() if key != "timing"}
+
+
+def rounds(out: Path) -> list[Document]:
+    lines = (out / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    # A partner that comes back is sent the prior once more: bytes, but no other result.
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "bytes_down")} for line in lines]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir())}
+
+
+def same_run(out: Path, document: Document, whole: Done) -> None:
+    assert lasting(document) == lasting(whole.document)
+    assert files(out / "adapter") == files(whole.out / "adapter")
+    assert rounds(out) == rounds(whole.out)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_the_contract_names(whole: Done) -> None:
+    for name in ("run.json", "rounds.jsonl", "report.html", "adapter", "checkpoints", "tensorboard"):
+        assert (whole.out / name).exists(), name
+    assert json.loads((whole.out / "run.json").read_text()) == whole.document
+    assert tuple(record["round"] for record in rounds(whole.out)) == ROUNDS
+    document = whole.document
+    assert set(document["metrics"]) >= {"federated", "frozen_bert", "popularity", "item_knn", "ease", "cold_items"}
+    assert {"ndcg@10", "hr@10", "mrr", "coverage@10"} <= set(document["metrics"]["federated"])
+    assert document["data"]["partners"] == 3 and document["data"]["items"] == 136
+    assert 0 < document["privacy"]["prior_epsilon"] < document["privacy"]["epsilon"] <= 8.0
+    assert (document["privacy"]["masked"], document["privacy"]["randomness"]) == (False, "seeded")
+    assert any("not masked" in warning for warning in document["privacy"]["warnings"])
+
+
+def test_epsilon_grows_from_the_prior_s_to_the_whole(whole: Done) -> None:
+    spent = [record["epsilon"] for record in rounds(whole.out)]
+    assert spent == sorted(spent)
+    assert spent[0] == whole.document["privacy"]["prior_epsilon"]
+    assert spent[-1] == whole.document["privacy"]["epsilon"]
+
+
+def test_no_file_of_a_run_holds_a_user_or_a_review(whole: Done, shop_data: RawData) -> None:
+    """Only the partners' own folders do."""
+    reviews = shop_data.interactions.get_column("review").unique().to_list()
+    private = [text.encode() for text in (*shop_data.interactions.get_column("user_id").unique(), *reviews) if text]
+    assert len(private) > 100
+    for file in whole.out.rglob("*"):
+        if file.is_file() and "partners" not in file.relative_to(whole.out).parts:
+            data = file.read_bytes()
+            assert not any(text in data for text in private), file.name
+
+
+def test_the_same_seed_gives_the_same_run_even_without_a_cache(
+    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VEILREC_HOME", str(tmp_path / "home"))
+    out = tmp_path / "run"
+    same_run(out, run(begin(out), show=False), whole)
+
+
+def test_another_seed_gives_another_adapter(begin: Start, whole: Done, tmp_path: Path) -> None:
+    document = run(begin(tmp_path / "run", seed=1), show=False)
+    assert document["model"]["adapter_fingerprint"] != whole.document["model"]["adapter_fingerprint"]
+    assert document["metrics"]["federated"] != whole.document["metrics"]["federated"]
+
+
+def test_the_order_of_the_rows_of_the_files_changes_nothing(
+    begin: Start, whole: Done, shop_data: RawData, tmp_path: Path
+) -> None:
+    interactions = shop_data.interactions
+    tied = int(interactions.select("user_id", "timestamp").is_duplicated().sum())
+    assert tied > interactions.height / 2  # otherwise this shows nothing
+    shuffled = RawData(
+        "shop",
+        interactions.sample(fraction=1.0, shuffle=True, seed=11),
+        shop_data.items.sample(fraction=1.0, shuffle=True, seed=12),
+    )
+    write(shuffled, tmp_path / "shop")
+    out = tmp_path / "run"
+    same_run(out, run(begin(out, data=tmp_path / "shop"), show=False), whole)
+
+
+# --- crashes --------------------------------------------------------------------------------------
+
+
+def killed_after(number: int, patch: pytest.MonkeyPatch) -> None:
+    """As soon as the round is over and told."""
+    told = RunProgress.round_done
+
+    def round_done(self: RunProgress, record: Document) -> None:
+        told(self, record)
+        if record["round"] == number:
+            raise Killed
+
+    patch.setattr(RunProgress, "round_done", round_done)
+
+
+def killed_during(number: int, patch: pytest.MonkeyPatch) -> None:
+    """When one partner has answered and the next is at work."""
+    answer = PartnerAgent.answer
+
+    def die(self: PartnerAgent, round_plan: RoundPlan, parameters: Any) -> NoisedSum:
+        if round_plan.round == number and self.premises.name == "partner-001":
+            raise Killed
+        return answer(self, round_plan, parameters)
+
+    patch.setattr(PartnerAgent, "answer", die)
+
+
+def killed_before_telling(number: int, patch: pytest.MonkeyPatch) -> None:
+    """When the checkpoint is safe and ``rounds.jsonl`` is not yet written."""
+    write_lines = server.app.write_lines  # type: ignore[attr-defined]
+
+    def die(path: Path, rows: list[Document]) -> None:
+        if rows[-1]["round"] == number:
+            raise Killed
+        write_lines(path, rows)
+
+    patch.setattr(server.app, "write_lines", die)
+
+
+@pytest.mark.parametrize(
+    ("kill", "number"),
+    [
+        *((kill, number) for kill in (killed_after, killed_during) for number in ROUNDS),
+        *((killed_before_telling, number) for number in (ROUNDS[0], ROUNDS[-1])),
+    ],
+)
+def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(
+    begin: Start,
+    whole: Done,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill: Callable[[int, pytest.MonkeyPatch], None],
+    number: int,
+) -> None:
+    out = tmp_path / "run"
+    simulation = begin(out)
+    with monkeypatch.context() as patch:
+        kill(number, patch)
+        with pytest.raises(Killed):
+            run(simulation, show=False)
+    assert not (out / "run.json").exists()
+    agent_for.cache_clear()
+    same_run(out, run(resume(out), show=False), whole)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    begin(out)
+    for number in ROUNDS:
+        with monkeypatch.context() as patch:
+            killed_after(number, patch)
+            with pytest.raises(Killed):
+                run(resume(out), show=False)
+        agent_for.cache_clear()
+        assert [record["round"] for record in rounds(out)] == list(range(1, number + 1))
+    same_run(out, run(resume(out), show=False), whole)
+
+
+def test_a_finished_run_can_be_evaluated_again(
+    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(simulations.simulate, "evaluate_run", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(begin(out), show=False)
+    same_run(out, run(resume(out), show=False), whole)
+
+
+def test_a_start_that_was_cut_short_can_be_made_again(
+    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulations.simulate, "write_json", die)
+        with pytest.raises(Killed):
+            begin(tmp_path / "run")
+    assert begin(tmp_path / "run").workspace.partners == 3
+
+
+# --- what cannot be begun or resumed --------------------------------------------------------------
+
+
+def test_a_folder_that_holds_a_run_is_not_begun_again(begin: Start, whole: Done) -> None:
+    with pytest.raises(ConfigError, match="holds a run already"):
+        begin(whole.out)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"name": "shop"}', '{"name": "shop", "rounds": 3}'])
+def test_what_is_no_simulation_cannot_be_resumed(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / REQUEST_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match="Expected a simulation to resume"):
+        resume(tmp_path)
+
+
+def test_a_run_whose_settings_were_changed_is_not_resumed(
+    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More noise or less from the middle on would be a run that no plan describes."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        killed_after(1, patch)
+        with pytest.raises(Killed):
+            run(begin(out, privacy={"mode": "none"}), show=False)
+    request = json.loads((out / REQUEST_FILE).read_text())
+    request["settings"]["privacy"]["clip_norm"] = 0.1
+    (out / REQUEST_FILE).write_text(json.dumps(request))
+    with pytest.raises(CheckpointError, match="Expected run_id"):
+        run(resume(out), show=False)
+
+
+def test_a_workspace_that_is_not_whole_is_refused(begin: Start, tmp_path: Path) -> None:
+    simulation = begin(tmp_path / "run")
+    (simulation.workspace.root / "held_out.parquet").unlink()
+    with pytest.raises(DataError, match="Expected a prepared federation"):
+        Workspace.open(simulation.workspace.root)
+    with pytest.raises(DataError, match="Expected a prepared federation"):
+        Workspace.open(tmp_path / "none")
+
+
+# --- one code path --------------------------------------------------------------------------------
+
+SPIED: tuple[tuple[Any, str], ...] = (
+    (client.app, "unpack_round"),
+    (client.app, "pack_update"),
+    (client.agent, "sample_users"),
+    (client.agent, "clipped_statistics"),
+    (client.agent, "add_noise_share"),
+    (client.training, "clip_and_sum"),
+    (client.training.UserGradients, "clipped_sum"),
+    (client.training.UserGradients, "of"),
+    (server.strategy, "pack_round"),
+    (server.strategy, "unpack_update"),
+    (server.strategy, "solve"),
+    (server.strategy, "apply_mean_gradient"),
+    (server.app, "save_release"),
+)
+
+
+def spy(patch: pytest.MonkeyPatch) -> tuple[list[str], list[RoundPlan]]:
+    """The names of the functions that are called, in order, and the plans that come to the partners."""
+    called: list[str] = []
+    plans: list[RoundPlan] = []
+    for owner, name in SPIED:
+        function = getattr(owner, name)
+
+        def told(*args: Any, _name: str = name, _function: Callable[..., Any] = function, **named: Any) -> Any:
+            called.append(_name)
+            answer = _function(*args, **named)
+            if _name == "unpack_round":
+                plans.append(answer[0])
+            return answer
+
+        patch.setattr(owner, name, told)
+    return called, plans
+
+
+def small(**sections: Any) -> RunConfig:
+    """A configuration without a preset's choices: what is not named here is the default."""
+    model = ModelConfig(adapted_layers=1, lora_rank=2, lora_alpha=4, head_rank=2, max_events=8)
+    training = TrainingConfig(rounds=2, sampling_rate=0.5, microbatch=256)
+    fields: dict[str, Any] = {"model": model, "training": training, **sections}
+    return RunConfig(**fields)
+
+
+def federated(workspace: Workspace, config: RunConfig, out: Path) -> Checkpoint:
+    grid = InProcessGrid(client.app.app, range(workspace.partners), workspace.root)
+    return run_federation(grid, config, workspace.catalogue, out)
+
+
+def test_none_and_distributed_call_the_same_functions_and_only_the_plan_differs(
+    whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace.open(whole.out / "partners")
+    traces, plans, draws = {}, {}, {}
+    for mode in ("none", "distributed"):
+        private = PrivacyConfig(mode=mode, population=90, noise_multiplier=1.0)
+        config = small(privacy=private, federation=FederationConfig(partners=3))
+        drawn: list[str] = []
+        with monkeypatch.context() as patch:
+            gaussian = client.privatize.gaussian  # type: ignore[attr-defined]
+            patch.setattr(client.privatize, "gaussian", lambda *a, d=drawn, g=gaussian: (d.append(a[1]), g(*a))[1])
+            traces[mode], plans[mode] = spy(patch)
+            federated(workspace, config, tmp_path / mode)
+        draws[mode] = len(drawn)
+    assert traces["none"] == traces["distributed"]
+    assert set(traces["none"]) == {name for _, name in SPIED}
+    assert draws == {"none": 0, "distributed": 3 * 3}
+    for open_plan, private_plan in zip(plans["none"], plans["distributed"], strict=True):
+        same = {"mode", "noise_multiplier", "prior_noise_multiplier"}
+        noise = {name: getattr(private_plan.plan, name) for name in same}
+        assert replace(open_plan.plan, **noise) == private_plan.plan
+        privacy = open_plan.config.privacy.model_copy(update={"mode": "distributed"})
+        assert open_plan.config.model_copy(update={"privacy": privacy}) == private_plan.config
+
+
+@pytest.mark.parametrize("sampling_rate", [1.0, 0.5])
+def test_without_privacy_a_federation_learns_what_pooled_data_teach(
+    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling_rate: float
+) -> None:
+    describe = server.app.describe_run
+    # Who is sampled hangs on the run's id, which the number of partners changes.
+    monkeypatch.setattr(server.app, "describe_run", lambda *a: replace(describe(*a), run_id="one and the same"))
+    ends = {}
+    for partners in (4, 1):
+        workspace = begin(tmp_path / f"of {partners}", partners=partners).workspace
+        config = small(
+            privacy=PrivacyConfig(mode="none", population=90),
+            training=TrainingConfig(
+                rounds=3,
+                sampling_rate=sampling_rate,
+                microbatch=256,
+                precision="float32",
+                server_optimizer="average",
+                learning_rate=0.05,
+            ),
+            federation=FederationConfig(partners=partners),
+        )
+        ends[partners] = federated(workspace, config, tmp_path / f"run {partners}")
+    of_four, pooled = ends[4], ends[1]
+    assert of_four.prior is not None and pooled.prior is not None
+    for name, array in of_four.prior.arrays().items():
+        np.testing.assert_allclose(array, pooled.prior.arrays()[name], rtol=1e-4, atol=1e-5)
+    assert min(record["update_norm"] for record in pooled.records if record["stage"] == "train") > 0.01
+    np.testing.assert_allclose(of_four.state.released, pooled.state.released, rtol=1e-4, atol=1e-6)
+
+
+# --- a partner that fails -------------------------------------------------------------------------
+
+
+def test_a_partner_that_fails_ends_the_run_with_a_family_s_name_and_nothing_is_released(
+    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, answer = tmp_path / "run", PartnerAgent.answer
+
+    def fail(self: PartnerAgent, round_plan: RoundPlan, parameters: Any) -> NoisedSum:
+        if round_plan.round == 3 and self.premises.name == "partner-001":
+            raise RuntimeError(SECRET)
+        return answer(self, round_plan, parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartnerAgent, "answer", fail)
+        with pytest.raises(ProtocolError) as caught:
+            run(begin(out), show=False)
+    assert str(caught.value) == "Expected updates, partners refused with VeilrecError."
+    assert SECRET not in repr((caught.value.__cause__, caught.value.__context__))
+    assert not (out / "adapter").exists() and not (out / "run.json").exists()
+    assert all(SECRET.encode() not in file.read_bytes() for file in out.rglob("*") if file.is_file())
+    # What was spent until then stays on record, and the run can go on from there.
+    assert rounds(out) == rounds(whole.out)[:2]
+    same_run(out, run(resume(out), show=False), whole)
+
+
+# --- baselines of a run ---------------------------------------------------------------------------
+
+
+def test_every_partner_can_be_trained_alone(begin: Start, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    one_round = {"rounds": 1, "sampling_rate": 0.5}
+    document = run(begin(out, local_only=True, privacy={"mode": "none"}, training=one_round), show=False)
+    alone, together = document["metrics"]["local_only"], document["metrics"]["federated"]
+    assert alone["users"] == together["users"]
+    assert alone["ndcg@10"] != together["ndcg@10"]
+    adapters = [files(out / "local" / f"partner-{k:03d}" / "adapter")["behaviour.safetensors"] for k in range(3)]
+    assert len(set(adapters)) == 3
+
+
+def test_a_partner_alone_declares_its_part_of_the_people_and_adds_all_the_noise() -> None:
+    config = small(
+        privacy=PrivacyConfig(population=90, partners_per_user=2, noise_multiplier=1.0, colluders=2),
+        federation=FederationConfig(partners=4, quorum=3),
+    )
+    alone = alone_config(config, 4)
+    assert (alone.privacy.population, alone.privacy.partners_per_user) == (22, 1)
+    assert alone.federation.survivors == 1
+    RunConfig.model_validate(alone.model_dump())
+    plan = build_plan(alone)
+    assert plan.share_stddev("train") == plan.noise_multiplier * plan.clip_norm
+
+
+def test_an_adapter_measured_on_the_data_at_one_place_is_worth_the_same(whole: Done, shop: Path) -> None:
+    found = evaluate_on(whole.out, str(shop), seed=0)
+    assert found["privacy"]["epsilon"] == whole.document["privacy"]["epsilon"]
+    for method, metrics in found["metrics"].items():
+        assert metrics == pytest.approx(whole.document["metrics"][method], abs=1e-6), method
+
+
+def test_a_run_of_the_prior_alone_is_a_run(begin: Start, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    document = run(begin(out, privacy={"mode": "none"}, training={"rounds": 0}), show=False)
+    assert [record["stage"] for record in rounds(out)] == ["prior"]
+    assert document["metrics"]["prior_only"]["ndcg@10"] > 0
+
+
+def test_the_shop_has_doubles_and_ties(shop_data: RawData) -> None:
+    """What the tests of order need."""
+    assert shop_data.items.get_column("item_id").is_duplicated().any()
+    assert shop_data.interactions.select("user_id", "item_id", "timestamp", "event").is_duplicated().any()
+    assert pl.Series(shop_data.interactions.get_column("timestamp") % 86_400).max() == 0

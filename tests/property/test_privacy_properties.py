@@ -1,0 +1,119 @@
+"""Whatever the histories: one user moves every sum by at most its clip norm, and no other user's part of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from client.batches import BatchMaker
+from client.privatize import sample_users
+from client.statistics import clipped_statistics
+from client.training import clip_and_sum
+from shared.config import ModelConfig, PriorConfig, TrainingConfig
+from shared.hazmat.randomness import SeededRandomness
+from shared.model.behaviour import EventBatch
+from shared.privacy.plan import PrivacyPlan
+
+if TYPE_CHECKING:
+    from conftest import HistoriesOf, World
+
+N = 8
+item = st.integers(0, N - 1)
+short = st.lists(item, min_size=1, max_size=12)
+# Repetitive ones too: a short pattern many times over, with a tail.
+repeated = st.builds(lambda pattern, times, tail: pattern * times + tail, short, st.integers(1, 30), short)
+history = short | repeated
+crowd = st.lists(history, max_size=5)
+priors = st.builds(PriorConfig, decay=st.floats(0.01, 1.0), max_targets=st.integers(1, 60))
+calm = settings(deadline=None)
+
+
+@calm
+@given(
+    others=crowd,
+    user=history,
+    place=st.integers(0, 5),
+    prior=priors,
+    kind=st.sampled_from(["hybrid", "popularity"]),
+    clip_norm=st.sampled_from([1.0, 0.5, 1 / 3]),
+)
+def test_adding_a_user_moves_the_statistics_by_at_most_the_clip_norm(
+    histories_of: HistoriesOf,
+    others: list[list[int]],
+    user: list[int],
+    place: int,
+    prior: PriorConfig,
+    kind: str,
+    clip_norm: float,
+) -> None:
+    joined = [*others[:place], user, *others[place:]]
+    after, before = (
+        clipped_statistics(histories_of(some), N, prior, kind, clip_norm=clip_norm).values for some in (joined, others)
+    )
+    assert np.linalg.norm(after - before) <= clip_norm * (1 + 1e-9)
+
+
+rows = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 6), st.integers(1, 40)),
+    elements=st.floats(width=32, allow_nan=True, allow_infinity=True),
+)
+
+
+@calm
+@given(gradients=rows, clip_norm=st.floats(1e-3, 10.0), gone=st.integers(0, 5))
+def test_removing_any_gradient_moves_the_clipped_sum_by_at_most_the_clip_norm(
+    gradients: np.ndarray[tuple[int, int], np.dtype[np.float32]], clip_norm: float, gone: int
+) -> None:
+    tensor = torch.from_numpy(gradients)
+    stays = torch.arange(len(tensor)) != gone % len(tensor)
+    single = clip_and_sum(tensor[~stays], clip_norm).double()
+    assert torch.isfinite(single).all()
+    assert single.norm() <= clip_norm * (1 + 1e-6)
+    moved = clip_and_sum(tensor, clip_norm).double() - clip_and_sum(tensor[stays], clip_norm).double()
+    # Rounding of a float32 sum of at most six rows of norm C.
+    assert (moved - single).norm() <= 6e-6 * clip_norm
+
+
+def logits(world: World, batch: EventBatch) -> torch.Tensor:
+    return torch.zeros(*batch.items.shape, world.n_items)
+
+
+@settings(deadline=None, max_examples=15)
+@given(others=st.lists(history, min_size=1, max_size=3), user=history, data=st.data())
+def test_a_users_gradient_is_the_same_in_any_company(
+    world: World, histories_of: HistoriesOf, others: list[list[int]], user: list[int], data: st.DataObject
+) -> None:
+    everyone = histories_of([user, *others])  # the user is u000 in both
+    model: ModelConfig = world.model.config
+    training = TrainingConfig(drop_events=data.draw(st.sampled_from([0.0, 0.5])), microbatch=1)
+    nothing = np.zeros((0, world.model.width), dtype=np.float16)
+    (alone,) = BatchMaker(histories_of([user]), nothing, model).training(np.array([0]), training, b"k")
+    together = BatchMaker(everyone, nothing, model).training(
+        np.arange(len(everyone)), training.model_copy(update={"microbatch": 8}), b"k"
+    )
+    expected, _ = world.gradients.of(alone, world.catalogue, logits(world, alone))
+    (batch,) = together
+    found, _ = world.gradients.of(batch, world.catalogue, logits(world, batch))
+    gaps = (found - expected).norm(dim=1)
+    assert gaps.min() <= 1e-5 * expected.norm()
+
+
+@calm
+@given(
+    users=st.sets(st.text(min_size=1, max_size=6), min_size=2, max_size=12),
+    q=st.floats(0.05, 0.95),
+    context=st.text(max_size=8),
+)
+def test_no_user_decides_whether_another_takes_part(users: set[str], q: float, context: str) -> None:
+    plan = PrivacyPlan("distributed", 1e-5, q, 100, 1.0, 1.0, None, 1, 1, 1, 0, 1, 10)
+    source = SeededRandomness(0, "federation")
+    names = tuple(sorted(users))
+    taken = {names[k] for k in sample_users(names, plan, source, context)}
+    rest = names[1:]
+    assert {rest[k] for k in sample_users(rest, plan, source, context)} == taken - {names[0]}

@@ -1,0 +1,148 @@
+"""The privacy plan: what it refuses, what its shares add up to, and that no data set can show in it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import FrozenInstanceError, asdict, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import PolicyViolationError, PrivacyError
+from shared.privacy.accounting import build_plan
+from shared.privacy.plan import PrivacyPlan
+
+PLAN = PrivacyPlan(
+    mode="distributed",
+    delta=1e-5,
+    sampling_rate=0.2,
+    population=1000,
+    clip_norm=0.5,
+    noise_multiplier=2.0,
+    prior_noise_multiplier=1.5,
+    rounds=10,
+    local_steps=1,
+    survivors=4,
+    colluders=1,
+    partners_per_user=2,
+    max_events=100,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"noise_multiplier": 0.0}, "noise_multiplier > 0"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier > 0"),
+        ({"noise_multiplier": math.nan}, "noise_multiplier > 0"),
+        ({"noise_multiplier": math.inf}, "noise_multiplier > 0"),
+        ({"prior_noise_multiplier": 0.0}, "noise_multiplier > 0"),
+        ({"prior_noise_multiplier": -0.1, "rounds": 0}, "noise_multiplier > 0"),
+        ({"prior_noise_multiplier": math.nan}, "noise_multiplier > 0"),
+        ({"sampling_rate": 0.0}, "sampling_rate"),
+        ({"sampling_rate": 1.01}, "sampling_rate"),
+        ({"sampling_rate": math.nan}, "sampling_rate"),
+        ({"delta": 0.0}, "delta"),
+        ({"delta": 1.0}, "delta"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"clip_norm": -0.5}, "clip_norm"),
+        ({"clip_norm": math.inf}, "clip_norm"),
+        ({"clip_norm": math.nan}, "clip_norm"),
+        ({"partners_per_user": 0}, "partners_per_user"),
+        ({"colluders": 4}, "colluders"),
+        ({"colluders": 5}, "colluders"),
+        ({"colluders": -1}, "colluders"),
+    ],
+)
+def test_a_plan_that_protects_nobody_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(PolicyViolationError, match=f"Expected.*{told}"):
+        replace(PLAN, **changes)
+
+
+def test_a_refused_plan_is_a_privacy_error() -> None:
+    with pytest.raises(PrivacyError):
+        replace(PLAN, mode="local", noise_multiplier=0.0)
+
+
+def test_noise_that_no_stage_uses_is_not_asked_for() -> None:
+    assert replace(PLAN, rounds=0, noise_multiplier=0.0).steps == 0
+    assert replace(PLAN, prior_noise_multiplier=None).prior_noise_multiplier is None
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        PLAN.noise_multiplier = 0.0  # type: ignore[misc]
+
+
+def test_a_stage_that_the_plan_has_not_is_refused() -> None:
+    with pytest.raises(PolicyViolationError, match="Expected a plan with a prior stage"):
+        replace(PLAN, prior_noise_multiplier=None).share_stddev("prior")
+
+
+@given(
+    survivors=st.integers(1, 50),
+    colluders=st.integers(0, 49),
+    z=st.floats(0.1, 50),
+    clip=st.floats(1e-3, 10),
+)
+def test_the_shares_of_the_honest_survivors_add_up_to_the_noise_of_the_plan(
+    survivors: int, colluders: int, z: float, clip: float
+) -> None:
+    if colluders >= survivors:
+        return
+    plan = replace(PLAN, survivors=survivors, colluders=colluders, noise_multiplier=z, clip_norm=clip)
+    honest = survivors - colluders
+    assert math.sqrt(honest) * plan.share_stddev("train") == pytest.approx(z * clip, rel=1e-12)
+    assert math.sqrt(honest) * plan.share_stddev("prior") == pytest.approx(1.5, rel=1e-12)
+
+
+def test_in_local_mode_every_partner_adds_all_of_the_noise() -> None:
+    plan = replace(PLAN, mode="local")
+    assert plan.share_stddev("train") == 2.0 * 0.5
+    assert plan.share_stddev("prior") == 1.5
+
+
+def test_without_privacy_no_noise_is_asked_for() -> None:
+    plan = replace(PLAN, mode="none", noise_multiplier=0.0, prior_noise_multiplier=0.0)
+    assert plan.share_stddev("train") == plan.share_stddev("prior") == 0.0
+
+
+def test_what_is_derived_follows_from_the_fields() -> None:
+    assert PLAN.steps == 10
+    assert replace(PLAN, mode="local", local_steps=3).steps == 30
+    assert PLAN.partner_clip_norm == 0.25
+    assert PLAN.normaliser == 0.2 * 1000
+
+
+def test_neither_the_plan_nor_its_builder_can_see_a_data_set() -> None:
+    # The rate, the normaliser and the noise of N and of N + 1 users are the same: there is nothing else to read.
+    assert list(inspect.signature(build_plan).parameters) == ["config"]
+    assert all(isinstance(value, int | float | str) for value in asdict(PLAN).values())
+
+
+def test_the_digest_tells_any_two_plans_apart() -> None:
+    changes: list[dict[str, Any]] = [
+        {"mode": "local"},
+        {"delta": 1e-6},
+        {"sampling_rate": 0.21},
+        {"population": 1001},
+        {"clip_norm": 0.51},
+        {"noise_multiplier": 2.01},
+        {"prior_noise_multiplier": None},
+        {"rounds": 11},
+        {"local_steps": 2},
+        {"survivors": 5},
+        {"colluders": 0},
+        {"partners_per_user": 1},
+        {"max_events": 99},
+        {"unit": "event"},
+        {"adjacency": "replace-one"},
+        {"accountant": "rdp"},
+    ]
+    assert {key for change in changes for key in change} == set(asdict(PLAN))
+    digests = {replace(PLAN, **change).digest() for change in changes} | {PLAN.digest()}
+    assert len(digests) == len(changes) + 1
+    assert replace(PLAN).digest() == PLAN.digest()

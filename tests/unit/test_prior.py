@@ -1,0 +1,279 @@
+"""The collaborative prior: closed forms against direct solutions, and scores against plain loops."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from client.statistics import clipped_statistics, cooccurrences, next_item_moments
+from shared.config import PriorConfig
+from shared.model.prior import (
+    EASE_RIDGE,
+    NEXT_RIDGE,
+    RULED_OUT,
+    CollaborativePrior,
+    PriorScorer,
+    effective_kind,
+    mask_seen,
+    pack_symmetric,
+    solve,
+    statistics_size,
+    uninformed,
+    unpack_symmetric,
+)
+from shared.schema import Histories
+
+if TYPE_CHECKING:
+    from conftest import HistoriesOf
+
+N = 12
+CPU = torch.device("cpu")
+CONFIG = PriorConfig()
+
+
+@pytest.fixture(scope="module")
+def crowd(histories_of: HistoriesOf) -> Histories:
+    """80 users who walk round a ring of items."""
+    rng = np.random.default_rng(0)
+    users = [[int((start + s) % N) for s in np.cumsum(rng.integers(1, 3, 5))] for start in rng.integers(0, N, 80)]
+    return histories_of(users)
+
+
+@pytest.fixture(scope="module")
+def total(crowd: Histories) -> NDArray[np.float64]:
+    return clipped_statistics(crowd, N, CONFIG, "hybrid", clip_norm=1.0).values
+
+
+def weights(prior: CollaborativePrior) -> NDArray[np.float32]:
+    assert prior.item_to_item is not None
+    return prior.item_to_item
+
+
+def scaled(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = matrix / math.sqrt(float((matrix**2).mean()))
+    return result
+
+
+# --- packing
+
+
+squares = st.integers(1, 7).flatmap(
+    lambda n: arrays(np.float64, (n, n), elements=st.floats(-1e6, 1e6, allow_subnormal=False))
+)
+
+
+@given(squares)
+def test_packing_keeps_the_norm_and_unpacking_undoes_it(matrix: NDArray[np.float64]) -> None:
+    symmetric = matrix + matrix.T
+    packed = pack_symmetric(symmetric)
+    n = len(matrix)
+    assert packed.shape == (n * (n + 1) // 2,)
+    np.testing.assert_allclose(np.linalg.norm(packed), np.linalg.norm(symmetric), rtol=1e-12)
+    np.testing.assert_allclose(unpack_symmetric(packed, n), symmetric, rtol=1e-12, atol=1e-300)
+
+
+def test_packing_quiets_the_noise_off_the_diagonal() -> None:
+    rng = np.random.default_rng(0)
+    noise = unpack_symmetric(rng.normal(size=200 * 201 // 2), 200)
+    off = noise[np.triu_indices(200, k=1)]
+    assert abs(off.std() * math.sqrt(2) - 1) < 5 / math.sqrt(2 * len(off))  # p < 6e-7
+    assert abs(np.diag(noise).std() - 1) < 5 / math.sqrt(2 * 200)
+    # The edge of the spectrum that the ridge is made from: sqrt(2) sigma sqrt(I), met within a tenth.
+    assert np.abs(np.linalg.eigvalsh(noise)).max() == pytest.approx(math.sqrt(2 * 200), rel=0.1)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("none", 0), ("popularity", 5), ("hybrid", 15 + 25)])
+def test_the_size_of_the_sum_is_public(kind: str, size: int) -> None:
+    assert statistics_size(kind, 5) == size
+
+
+def test_a_large_catalogue_falls_back_to_popularity() -> None:
+    config = PriorConfig(max_items=10)
+    assert effective_kind(config, 10) == "hybrid"
+    assert effective_kind(config, 11) == "popularity"
+    assert effective_kind(PriorConfig(kind="none", max_items=10), 11) == "none"
+
+
+# --- closed forms
+
+
+def check_item_to_item(prior: CollaborativePrior, G: NDArray[np.float64], B: NDArray[np.float64]) -> None:
+    """Without noise: EASE by its Lagrangian, column by column, plus ridge regression, both scaled to RMS 1."""
+    n = len(G)
+    ease = np.zeros((n, n))
+    for column in range(n):
+        # argmin of the ridge objective with the entry on the diagonal fixed at 0 (Steck 2019, eq. 4).
+        rest = [row for row in range(n) if row != column]
+        A = G[np.ix_(rest, rest)] + EASE_RIDGE * np.eye(n - 1)
+        ease[rest, column] = np.linalg.solve(A, G[rest, column])
+    following = np.linalg.solve(G + NEXT_RIDGE * np.eye(n), B)
+    np.testing.assert_allclose(weights(prior), scaled(ease) + scaled(following), rtol=1e-4, atol=1e-5)
+
+
+def test_without_noise_the_prior_is_ease_and_next_item_ridge(crowd: Histories, total: NDArray[np.float64]) -> None:
+    prior = solve("hybrid", total, N, 0.0)
+    check_item_to_item(prior, cooccurrences(crowd, N), next_item_moments(crowd, N, CONFIG))
+    assert weights(prior).dtype == prior.popularity.dtype == np.float32
+
+
+def test_a_prior_that_is_not_the_closed_form_is_caught(crowd: Histories, total: NDArray[np.float64]) -> None:
+    G, B = cooccurrences(crowd, N), next_item_moments(crowd, N, CONFIG)
+    for wrong in (solve("hybrid", 1.05 * total, N, 0.0), solve("hybrid", total, N, 0.05)):
+        with pytest.raises(AssertionError):
+            check_item_to_item(wrong, G, B)
+
+
+def test_it_predicts_the_ring_it_was_made_from(total: NDArray[np.float64]) -> None:
+    best = weights(solve("hybrid", total, N, 0.0)).argmax(axis=1)
+    assert ((best - np.arange(N)) % N <= 2).mean() > 0.9
+
+
+def test_popularity_is_the_centred_log_of_the_votes() -> None:
+    votes = np.array([1.0, 10.0, 100.0, 0.0])
+    popularity = solve("popularity", votes, 4, 0.0).popularity
+    logs = np.log(votes + 0.05 * votes.mean())
+    np.testing.assert_allclose(popularity, logs - logs.mean(), rtol=1e-6)
+
+
+def test_the_diagonal_of_the_hybrid_sum_gives_the_same_popularity(crowd: Histories, total: NDArray[np.float64]) -> None:
+    votes = clipped_statistics(crowd, N, CONFIG, "popularity", clip_norm=1.0).values
+    np.testing.assert_allclose(
+        solve("hybrid", total, N, 0.0).popularity, solve("popularity", votes, N, 0.0).popularity, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "popularity"])
+def test_noise_below_zero_gives_finite_priors(kind: str) -> None:
+    noise = np.random.default_rng(0).normal(size=statistics_size(kind, N)) * 5
+    prior = solve(kind, noise, N, 5.0)
+    assert all(np.isfinite(array).all() for array in prior.arrays().values())
+    nothing = solve(kind, np.zeros_like(noise), N, 0.0)
+    assert all(np.isfinite(array).all() for array in nothing.arrays().values())
+
+
+def test_more_noise_means_more_ridge(monkeypatch: pytest.MonkeyPatch, total: NDArray[np.float64]) -> None:
+    ridges: list[float] = []
+    invert = np.linalg.inv
+
+    def watched(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        ridges.append(float(np.trace(matrix)))
+        result: NDArray[np.float64] = invert(matrix)
+        return result
+
+    monkeypatch.setattr(np.linalg, "inv", watched)
+    for noise in (0.0, 0.1, 1.0, 10.0):
+        solve("hybrid", total, N, noise)
+    assert ridges == sorted(ridges) and len(set(ridges)) == 4
+    # sigma of G is noise / w; the ridge grows by twice the edge of its spectrum.
+    assert (ridges[3] - ridges[0]) / N == pytest.approx(2 * math.sqrt(2 * N) * 10.0 / math.sqrt(0.5))
+
+
+def test_popularity_flattens_under_noise() -> None:
+    votes = np.array([1.0, 10.0, 100.0, 0.0])
+    spreads = [float(np.ptp(solve("popularity", votes, 4, noise).popularity)) for noise in (0.0, 1.0, 10.0, 1000.0)]
+    assert spreads == sorted(spreads, reverse=True) and spreads[-1] < 0.2
+
+
+def test_renaming_the_items_renames_the_prior(
+    histories_of: HistoriesOf, crowd: Histories, total: NDArray[np.float64]
+) -> None:
+    new_name = np.random.default_rng(1).permutation(N)
+    renamed = histories_of([new_name[user.items].tolist() for user in crowd])
+    there = solve("hybrid", clipped_statistics(renamed, N, CONFIG, "hybrid", clip_norm=1.0).values, N, 0.0)
+    here = solve("hybrid", total, N, 0.0)
+    np.testing.assert_allclose(there.popularity[new_name], here.popularity, atol=1e-5)
+    np.testing.assert_allclose(weights(there)[np.ix_(new_name, new_name)], weights(here), atol=1e-4)
+
+
+def test_a_prior_that_knows_nothing_is_zero() -> None:
+    for prior in (uninformed(3), solve("none", np.zeros(0), 3, 0.0)):
+        assert prior.arrays().keys() == {"popularity"}
+        assert prior.popularity.tolist() == [0.0] * 3
+
+
+# --- scores
+
+
+@pytest.fixture(scope="module")
+def scorer() -> PriorScorer:
+    rng = np.random.default_rng(2)
+    popularity, matrix = rng.normal(size=N).astype(np.float32), rng.normal(size=(N, N)).astype(np.float32)
+    return PriorScorer(CollaborativePrior(popularity, matrix), PriorConfig(decay=0.7, weight=0.6), CPU)
+
+
+ITEMS = torch.tensor([[3, 5, 3, 0], [7, -1, -1, -1], [2, -1, 4, -1], [11, 11, 11, 11]])
+
+
+def newest(items: torch.Tensor) -> list[int]:
+    return [max(t for t, item in enumerate(row) if item >= 0) for row in items.tolist()]
+
+
+def test_scores_equal_a_plain_loop(scorer: PriorScorer) -> None:
+    rng = np.random.default_rng(2)
+    popularity, matrix = rng.normal(size=N), rng.normal(size=(N, N))
+    scores = scorer.all_positions(ITEMS).numpy()
+    for b, row in enumerate(ITEMS.tolist()):
+        for t in range(len(row)):
+            known = [(item, t - s) for s, item in enumerate(row[: t + 1]) if item >= 0]
+            x = np.sum([0.7**age * matrix[item] for item, age in known], axis=0)
+            expected = 0.2 * popularity + 0.6 * (x - x.mean()) / x.std()
+            np.testing.assert_allclose(scores[b, t], expected, atol=1e-5)
+
+
+def test_the_last_position_is_all_positions_at_the_newest_event(scorer: PriorScorer) -> None:
+    everywhere, last = scorer.all_positions(ITEMS), scorer.last_position(ITEMS)
+    torch.testing.assert_close(last, torch.stack([everywhere[b, t] for b, t in enumerate(newest(ITEMS))]))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, N - 1), min_size=1, max_size=8), min_size=1, max_size=4), st.sampled_from([0, 3])
+)
+def test_padding_changes_no_score(scorer: PriorScorer, users: list[list[int]], more: int) -> None:
+    width = max(map(len, users)) + more
+    padded = torch.tensor([user + [-1] * (width - len(user)) for user in users])
+    together = scorer.last_position(padded)
+    for row, user in zip(together, users, strict=True):
+        torch.testing.assert_close(row, scorer.last_position(torch.tensor([user]))[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_user_without_items_gets_popularity_alone(scorer: PriorScorer) -> None:
+    nobody = torch.full((2, 3), -1)
+    popularity = torch.from_numpy(np.random.default_rng(2).normal(size=N).astype(np.float32)) * 0.2
+    torch.testing.assert_close(scorer.last_position(nobody), popularity.expand(2, -1))
+    torch.testing.assert_close(scorer.all_positions(nobody), popularity.expand(2, 3, -1))
+
+
+def test_without_item_weights_the_score_is_popularity() -> None:
+    scorer = PriorScorer(CollaborativePrior(np.arange(N, dtype=np.float32)), CONFIG, CPU)
+    expected = 0.2 * torch.arange(N, dtype=torch.float32)
+    torch.testing.assert_close(scorer.last_position(ITEMS), expected.expand(4, -1))
+    torch.testing.assert_close(scorer.all_positions(ITEMS), expected.expand(4, 4, -1))
+
+
+def test_scores_of_one_user_do_not_depend_on_the_batch(scorer: PriorScorer) -> None:
+    everyone = scorer.all_positions(ITEMS)
+    for k in range(len(ITEMS)):
+        assert torch.equal(scorer.all_positions(ITEMS[k : k + 1])[0], everyone[k])
+
+
+def test_items_are_ruled_out_from_the_moment_they_are_met() -> None:
+    masked = mask_seen(torch.zeros(4, 4, N), ITEMS)
+    for b, row in enumerate(ITEMS.tolist()):
+        for t in range(4):
+            met = {item for item in row[: t + 1] if item >= 0}
+            assert {i for i in range(N) if masked[b, t, i] == RULED_OUT} == met
+            assert all(masked[b, t, i] == 0 for i in range(N) if i not in met)
+
+
+def test_ruling_out_leaves_the_given_logits_alone() -> None:
+    logits = torch.zeros(4, 4, N)
+    mask_seen(logits, ITEMS)
+    assert not logits.any()
