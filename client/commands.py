@@ -10,7 +10,7 @@ import typer
 
 
 def rank(
-    run: Annotated[Path, typer.Option(help="Run folder with an adapter.", exists=True, file_okay=False)],
+    run: Annotated[Path, typer.Option(help="Run folder with an adapter.")],
     data: Annotated[str, typer.Option(help="The partner's data: an imported set, a folder or a file.")],
     user: Annotated[str | None, typer.Option(help="A user id of the data.")] = None,
     query: Annotated[str | None, typer.Option(help="What somebody wants, in words.")] = None,

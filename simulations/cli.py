@@ -109,7 +109,8 @@ def simulate(
         _show(run(reopen(resume), ray_address=ray_address), as_json)
         return
     settings = _settings(set_ or [])
-    settings.setdefault("privacy", {}).update({"mode": privacy.value, "epsilon": epsilon, "delta": delta})
+    options = {"mode": privacy.value, "epsilon": epsilon, "delta": delta}
+    settings["privacy"] = options | settings.get("privacy", {})
     if rounds is not None:
         settings.setdefault("training", {})["rounds"] = rounds
     request = Request(data, partners, partition.value, seed, engine.value, users, items, local_only, settings)
@@ -118,7 +119,7 @@ def simulate(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Option(help="Run folder with an adapter.", exists=True, file_okay=False)],
+    run: Annotated[Path, typer.Option(help="Run folder with an adapter.")],
     data: Annotated[str, typer.Option(help="An imported set, or a path.")],
     seed: Annotated[int, typer.Option(min=0, help="Orders events of equal time.")] = 0,
     as_json: Json = False,

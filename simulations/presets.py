@@ -18,14 +18,16 @@ def declared_population(users: int) -> int:
 
 
 def preset(
-    *, users: int, items: int, partners: int, seed: int, shared_users: bool, settings: dict[str, Any]
+    *, users: int, partners: int, seed: int, marketplace: bool, rating_max: float, settings: dict[str, Any]
 ) -> RunConfig:
     """A whole configuration: `settings` where the user fixed something, else what suits the size.
 
     Parameters
     ----------
-    shared_users : bool
-        Whether one person may be held by two partners (the marketplace).
+    marketplace : bool
+        The embedded shop: one person may be held by two partners, and interests change fast.
+    rating_max : float
+        The best rating of the scale: what a shop's page shows, not what its users gave.
     settings : dict
         A tree with the keys of `RunConfig`.
 
@@ -35,15 +37,17 @@ def preset(
         If a setting is not one of `RunConfig`, or has a wrong value.
     """
     asked = settings.get("privacy")
-    private = not (isinstance(asked, dict) and asked.get("mode") == "none")
+    mode = str(asked.get("mode", "distributed")) if isinstance(asked, dict) else "distributed"
     tree: dict[str, Any] = {
         "seed": seed,
         "simulation": True,
         "federation": {"partners": partners},
-        "privacy": {"population": declared_population(users), "partners_per_user": 2 if shared_users else 1},
+        "privacy": {"population": declared_population(users), "partners_per_user": 2 if marketplace else 1},
+        "prior": {"decay": 0.8 if marketplace else 0.9},
+        "model": {"rating_max": rating_max},
     }
     try:
-        config = RunConfig.model_validate(_merged(_merged(_recipe(private), tree), settings))
+        config = RunConfig.model_validate(_merged(_merged(_recipe(mode), tree), settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -53,18 +57,22 @@ def preset(
     return config
 
 
-def _recipe(private: bool) -> dict[str, Any]:
-    """Without noise: many small cohorts. With noise: few large ones, fewer trained numbers."""
-    if not private:
+def _recipe(mode: str) -> dict[str, Any]:
+    """Without noise: many small cohorts. With noise: few large ones, fewer trained numbers.
+
+    In ``local`` mode every partner bears all of the noise, and a round is worth several steps.
+    """
+    if mode == "none":
         return {
             "model": {"lora_rank": 16, "lora_alpha": 32, "temperature": 5.0},
             "training": {"rounds": 100, "sampling_rate": 0.2, "learning_rate": 2e-3},
             "privacy": {"clip_norm": 1.0},
         }
+    steps = {"rounds": 3, "local_steps": 4} if mode == "local" else {"rounds": 10}
     return {
         "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 5.0, "max_events": 30},
         "prior": {"epsilon_share": 0.8},
-        "training": {"rounds": 10, "sampling_rate": 0.2, "learning_rate": 2e-3},
+        "training": {**steps, "sampling_rate": 0.2, "learning_rate": 3e-3},
         "privacy": {"clip_norm": 0.5},
     }
 

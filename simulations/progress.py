@@ -29,6 +29,10 @@ RECENT_ROUNDS = 10
 """The time left is estimated from so many rounds."""
 
 
+TERMINAL_COLUMNS = ("ndcg@10", "hr@10", "mrr", "coverage@10")
+"""What fits 80 columns; the report has the rest."""
+
+
 class StageProgress:
     """Progress of one stage; made by `RunProgress.stage`."""
 
@@ -171,22 +175,23 @@ def results_table(run: Mapping[str, object]) -> Table:
         title=Text(f"Results on {name}" if name else "Results"),
         caption=Text(f"federated: {guarantee.headline(checked)}"),
     )
-    table.add_column("method")
-    for key in comparison.columns:
+    table.add_column("method", no_wrap=True)
+    columns = [key for key in comparison.columns if key in TERMINAL_COLUMNS]
+    for key in columns:
         table.add_column(METRICS[key], justify="right")
-    table.add_column("to popularity", justify="right")
+    table.add_column("× popularity", justify="right")
     for method in comparison.methods:
-        table.add_row(*_cells(method, comparison), style="cyan" if method.key == "federated" else None)
+        table.add_row(*_cells(method, comparison, columns), style="cyan" if method.key == "federated" else None)
     return table
 
 
-def _cells(method: Method, comparison: Comparison) -> Iterator[Text]:
+def _cells(method: Method, comparison: Comparison, columns: list[str]) -> Iterator[Text]:
     # Text, not str: names come from files and may look like rich's markup.
     yield Text(method.label)
-    for key in comparison.columns:
+    for key in columns:
         value = method.values.get(key)
-        best = key != "users" and value is not None and value == comparison.best_value(key)
-        yield Text(number_text(value, 0 if key == "users" else 4), style="bold" if best else "")
+        best = value is not None and value == comparison.best_value(key)
+        yield Text(number_text(value, 4), style="bold" if best else "")
     yield Text(ratio_text(ratio(method.headline, comparison.get("popularity"))))
 
 

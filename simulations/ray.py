@@ -58,7 +58,9 @@ def _client_app(root: Path) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         from client.app import app as real
 
-        context.run_config = {**context.run_config, "data-root": str(root)}
-        return real(message, context)
+        # Flower refuses a context whose run_config was changed: the real app gets one of its own.
+        told = {**context.run_config, "data-root": str(root)}
+        own = Context(context.run_id, context.node_id, context.node_config, context.state, told)
+        return real(message, own)
 
     return app

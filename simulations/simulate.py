@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from client.app import app as client_app
 from client.data.cleaning import clean
 from client.data.ingest import RawData
@@ -17,6 +19,7 @@ from server.strategy import Observer
 from shared.config import ModelConfig, RunConfig
 from shared.errors import CheckpointError, ConfigError
 from shared.files import write_json
+from shared.privacy.accounting import build_plan
 from simulations.datasets import MARKETPLACE, load
 from simulations.federation import InProcessGrid
 from simulations.marketplace import MarketplaceConfig, generate
@@ -77,10 +80,13 @@ def start(request: Request, out: Path) -> Simulation:
     Raises
     ------
     ConfigError
-        If `out` already holds a run.
+        If `out` already holds a run, or a setting is wrong.
+    AccountingError
+        If no noise reaches the epsilon that was asked for.
     """
     if (out / REQUEST_FILE).exists():
         raise ConfigError(f"{out}: holds a run already. Expected another --out, or --resume {out}.")
+    build_plan(_configured(request, users=1, rating_max=5.0))  # what cannot be run is refused before a file is written
     name = prepare_partners(request, out / "partners")
     write_json(out / REQUEST_FILE, {**asdict(request), "name": name})
     return resume(out)
@@ -157,13 +163,19 @@ def _load(request: Request) -> RawData:
 
 
 def _config(request: Request, workspace: Workspace) -> RunConfig:
-    users = sum(len(histories) for histories in workspace.histories(ModelConfig()))
+    histories = workspace.histories(ModelConfig())
+    best = max((float(np.nanmax(h.ratings, initial=0.0)) for h in histories), default=0.0)
+    # 5 and 10 are the two scales in use.
+    return _configured(request, users=sum(len(h) for h in histories), rating_max=5.0 if best <= 5.0 else 10.0)
+
+
+def _configured(request: Request, *, users: int, rating_max: float) -> RunConfig:
     return preset(
         users=users,
-        items=len(workspace.catalogue),
         partners=request.partners,
         seed=request.seed,
-        shared_users=request.data == MARKETPLACE,
+        marketplace=request.data == MARKETPLACE,
+        rating_max=rating_max,
         settings=request.settings,
     )
 

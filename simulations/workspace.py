@@ -19,7 +19,7 @@ from client.data.ingest import RawData, data_home, write
 from client.data.pseudonyms import PseudonymKey
 from shared.catalogue import build_catalogue, read_catalogue
 from shared.config import ModelConfig
-from shared.errors import DataError
+from shared.errors import ConfigError, DataError
 from shared.files import write_json
 from shared.schema import Catalogue, Histories
 from simulations.evaluation import hold_out, targets_of
@@ -92,10 +92,17 @@ def prepare(data: RawData, partitioned: pl.DataFrame, root: Path, *, seed: int) 
     root : Path
     seed : int
         Orders events of equal time.
+
+    Raises
+    ------
+    ConfigError
+        If `root` holds partners of an earlier, larger federation, which would take part.
     """
     train, held_out = hold_out(partitioned, tie_seed=seed)
     build_catalogue(data.items)  # refuses a catalogue with doubles before anything is written
     partners = int(str(partitioned.get_column("partner").max())) + 1
+    if partner_folder(root, partners).exists():
+        raise ConfigError(f"{root}: holds more than {partners} partners already. Expected another folder.")
     root.mkdir(parents=True, exist_ok=True)
     data.items.write_parquet(root / "items.parquet")
     cache = text_cache_path()

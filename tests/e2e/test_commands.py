@@ -18,6 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from shared.errors import (
+    AccountingError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -76,9 +77,8 @@ COMMANDS = list(_commands(typer.main.get_command(app)))
 
 
 def test_the_tree_holds_the_commands_of_the_contract() -> None:
-    wanted = {("demo",), ("simulate",), ("evaluate",), ("rank",)}
-    wanted |= {("data", name) for name in ("import", "describe", "fetch", "partition")}
-    assert wanted <= set(COMMANDS)
+    wanted = {"demo", "simulate", "evaluate", "rank", "data import", "data describe", "data fetch", "data partition"}
+    assert wanted <= {" ".join(path) for path in COMMANDS}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(("veilrec", *path)))
@@ -128,12 +128,20 @@ def test_without_a_command_the_help_is_shown(veilrec: Veilrec) -> None:
         ("training.rounds=1e400", "training.rounds"),
         ("no.such=1", "no"),
         ("federation.partners=9", "federation.partners"),
+        ("privacy.mode=perhaps", "privacy.mode"),
     ],
 )
 def test_a_wrong_setting_is_one_line_with_its_name(veilrec: Veilrec, tmp_path: Path, pair: str, named: str) -> None:
     out = tmp_path / "run"
     assert named in refused(ConfigError, veilrec("simulate", *SHOP, "--out", str(out), "--set", pair))
     assert not out.exists()  # nothing half-made is left
+
+
+def test_an_epsilon_that_no_noise_reaches_is_one_line(veilrec: Veilrec, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny = ("--epsilon", "1e-9", "--set", "training.sampling_rate=1", "--out", str(out))
+    refused(AccountingError, veilrec("simulate", *SHOP, *tiny))
+    assert not out.exists()
 
 
 def test_settings_are_json_or_words_in_a_tree() -> None:
@@ -148,7 +156,6 @@ def test_settings_are_json_or_words_in_a_tree() -> None:
 @pytest.mark.parametrize("command", ["evaluate", "rank"])
 def test_a_run_that_is_not_there_is_one_line(veilrec: Veilrec, tmp_path: Path, command: str) -> None:
     query = ("--query", "tea") if command == "rank" else ()
-    data = ("--data", str(REPOSITORY / "tests"))
     data = ("--data", str(_csv(tmp_path)))
     line = refused(IntegrityError, veilrec(command, "--run", str(tmp_path / "none"), *data, *query))
     assert str(tmp_path / "none") in line
@@ -180,15 +187,15 @@ def test_a_value_outside_its_choices_is_a_usage_error(veilrec: Veilrec) -> None:
 
 
 def test_a_traceback_is_shown_only_on_request(tmp_path: Path) -> None:
-    wrong = ["simulate", "--resume", str(tmp_path)]
+    wrong = ["data", "describe", str(tmp_path / "none")]
     quiet, loud = (
         subprocess.run([*COMMAND, *flags, *wrong], capture_output=True, text=True, check=False, cwd=REPOSITORY)
         for flags in ([], ["--debug"])
     )
-    assert quiet.returncode == CheckpointError.exit_code
+    assert quiet.returncode == DataError.exit_code
     assert quiet.stderr.count("\n") == 1
     assert loud.returncode == 1
-    assert "Traceback" in loud.stderr and "CheckpointError" in loud.stderr
+    assert "Traceback" in loud.stderr and "DataError" in loud.stderr
 
 
 # --- the main job ---------------------------------------------------------------------------------
@@ -282,7 +289,7 @@ def test_partition_does_not_leave_partners_of_an_earlier_one(veilrec: Veilrec, t
     out = ("--out", str(tmp_path / "partners"))
     assert veilrec("data", "partition", *SHOP, *out)[0] == 0
     fewer = (*SHOP[:-1], "2")
-    assert "3" in refused(ConfigError, veilrec("data", "partition", *fewer, *out))
+    assert "more than 2 partners" in refused(ConfigError, veilrec("data", "partition", *fewer, *out))
 
 
 # --- real processes -------------------------------------------------------------------------------

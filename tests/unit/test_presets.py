@@ -14,7 +14,7 @@ from simulations.presets import declared_population, preset
 
 
 def configured(settings: dict[str, Any] | None = None, **sizes: Any) -> RunConfig:
-    given_sizes: dict[str, Any] = {"users": 940, "items": 300, "partners": 4, "seed": 5, "shared_users": False}
+    given_sizes: dict[str, Any] = {"users": 940, "partners": 4, "seed": 5, "marketplace": False, "rating_max": 5.0}
     return preset(**{**given_sizes, **sizes}, settings=settings or {})
 
 
@@ -45,11 +45,11 @@ def test_a_preset_says_what_it_was_given() -> None:
     assert config.privacy.mode == "distributed"
 
 
-@pytest.mark.parametrize(("shared_users", "partners_per_user"), [(True, 2), (False, 1)])
+@pytest.mark.parametrize(("marketplace", "partners_per_user"), [(True, 2), (False, 1)])
 def test_people_who_may_be_at_two_partners_are_accounted_for_at_both(
-    shared_users: bool, partners_per_user: int
+    marketplace: bool, partners_per_user: int
 ) -> None:
-    assert configured(shared_users=shared_users).privacy.partners_per_user == partners_per_user
+    assert configured(marketplace=marketplace).privacy.partners_per_user == partners_per_user
 
 
 @pytest.mark.parametrize("mode", ["none", "local", "distributed"])

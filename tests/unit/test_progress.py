@@ -153,7 +153,7 @@ def printed(run: dict[str, Any]) -> str:
 def test_final_table_has_a_row_a_method_and_the_guarantee() -> None:
     told = printed(RUN)
     row = next(line for line in told.splitlines() if "Federated" in line)
-    assert row.replace("│", " ").split() == ["Federated", "0.1000", "–", "1,200", "2.00", "×"]
+    assert row.replace("│", " ").split() == ["Federated", "0.1000", "–", "2.00", "×"]
     assert told.index("Federated") < told.index("Popularity") < told.index("[bold]")
     assert "Local only" not in told
     assert "user-level epsilon = 3 at delta = 1e-6" in told
