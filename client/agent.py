@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from client.batches import BatchMaker
 from client.data.histories import build_histories
@@ -27,7 +29,8 @@ from client.workbench import Workbench, open_workbench
 from shared.adapter import load_parameters
 from shared.catalogue import build_catalogue
 from shared.config import ModelConfig
-from shared.errors import AdapterMismatchError, ConfigError, PolicyViolationError, ReplayError
+from shared.errors import AdapterMismatchError, ConfigError, IntegrityError, PolicyViolationError, ReplayError
+from shared.files import write_bytes
 from shared.hazmat.randomness import Randomness, randomness_for
 from shared.messages import ClippedSum, NoisedSum, RoundPlan
 from shared.model.behaviour import EventBatch
@@ -36,7 +39,7 @@ from shared.model.weights import choose_device, has_fast_bf16
 from shared.privacy.accounting import build_plan
 from shared.schema import Catalogue, Histories
 
-PARTNER_FILE = "partner.json"
+PARTNER_FILE, PRIOR_FILE = "partner.json", "prior.safetensors"
 Vector = NDArray[np.float32]
 
 
@@ -140,7 +143,8 @@ class PartnerAgent:
         return self._maker[1]
 
     def take_prior(self, run_id: str, prior: CollaborativePrior) -> None:
-        """Keep the federation's prior for the rounds of a run."""
+        """Keep the federation's prior for the rounds of a run, on disk: another process may do the next one."""
+        write_bytes(self.premises.folder / PRIOR_FILE, save(dict(prior.arrays()), {"run_id": run_id}))
         self._prior = (run_id, prior)
 
     def answer(self, round_plan: RoundPlan, parameters: Vector | None) -> NoisedSum:
@@ -176,7 +180,8 @@ class PartnerAgent:
         config, plan = round_plan.config, round_plan.plan
         bench = self.workbench(config.model, config.seed or 0)
         maker, prior = self.batch_maker(config.model, config.seed or 0), self._prior_logits(round_plan)
-        bf16 = config.training.precision == "auto" and has_fast_bf16(self.device.type)
+        # In bfloat16 one user would move the rounding of all others: nothing that noise is to hide.
+        bf16 = plan.mode == "none" and config.training.precision == "auto" and has_fast_bf16(self.device.type)
         # In a simulation the sample is a property of users, whichever partner holds them.
         sampling = self._randomness(round_plan, "federation")
         users = self.histories(config.model).users
@@ -195,6 +200,8 @@ class PartnerAgent:
         return NoisedSum(total, noised.noise_stddev, noised.loss)
 
     def _prior_logits(self, round_plan: RoundPlan) -> PriorLogits:
+        if self._prior is None or self._prior[0] != round_plan.run_id:
+            self._prior = _kept_prior(self.premises.folder / PRIOR_FILE)
         if self._prior is None or self._prior[0] != round_plan.run_id:
             raise ReplayError("Expected the prior of this run before its training rounds.")
         scorer = PriorScorer(self._prior[1], round_plan.config.prior, self.device)
@@ -225,6 +232,18 @@ class PartnerAgent:
         if self.premises.simulated:
             return PseudonymKey.derive(0)
         return PseudonymKey.load_or_create(self.premises.folder / "pseudonym.key")
+
+
+def _kept_prior(file: Path) -> tuple[str, CollaborativePrior] | None:
+    """The run and the prior that were kept last."""
+    try:
+        with safe_open(file, framework="np") as kept:
+            arrays = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118
+            return kept.metadata()["run_id"], CollaborativePrior(**arrays)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, TypeError):
+        raise IntegrityError(f"{file}: Expected the prior of a run.") from None
 
 
 @lru_cache(maxsize=256)

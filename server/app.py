@@ -13,7 +13,7 @@ from server.optimizer import ServerState
 from server.strategy import Observer, Run, VeilrecStrategy
 from shared.adapter import flatten_parameters, load_parameters, save_release
 from shared.catalogue import read_catalogue
-from shared.config import RunConfig, parse_config
+from shared.config import RunConfig, load_config, parse_config
 from shared.errors import ConfigError
 from shared.files import write_json, write_lines
 from shared.model.behaviour import BehaviourStage
@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     root = str(settings.get("data-root", ""))
     if not root:
         raise ConfigError("Expected data-root: a folder with items.parquet and the partners' folders.")
-    config = parse_config(str(settings.get("config", "")), "run configuration")
+    config = _read_config(str(settings.get("config", "")), Path(root) / "config.json")
     catalogue = read_catalogue(Path(root) / "items.parquet")
     run_federation(grid, config, catalogue, Path(str(settings.get("out", "veilrec-run"))))
 
@@ -91,6 +91,11 @@ def run_federation(
         version=1,
     )
     return final
+
+
+def _read_config(text: str, prepared: Path) -> RunConfig:
+    """The run's own configuration, else the one that `veilrec data partition` wrote beside the partners."""
+    return load_config(prepared) if not text and prepared.exists() else parse_config(text, "run configuration")
 
 
 def describe_run(config: RunConfig, catalogue: Catalogue) -> Run:

@@ -124,7 +124,8 @@ class TrainingConfig(_Tree):
     microbatch : int
         Users whose gradients are held in memory at once. Has no effect on the result's meaning.
     precision : str
-        ``auto`` computes in bfloat16 where a partner's hardware has it: faster, and equal to three digits.
+        ``auto`` computes in bfloat16 in mode ``none`` where a partner's hardware has it. With noise it is
+        always float32: the clip norm could not be promised otherwise.
     drop_events : float
         Chance with which an event of a history is left out of a training pass (regularisation).
     average_from : float

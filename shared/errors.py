@@ -8,7 +8,6 @@
     │   ├── SchemaError              21  a missing or mistyped column or field
     │   └── EmptyHistoryError        22  nothing is left to train or rank on
     ├── PrivacyError                 30  the round ends and nothing is released
-    │   ├── BudgetExhaustedError     31
     │   ├── PolicyViolationError     32  a plan below the partner's floor
     │   ├── SensitivityError         33  one user could move the sum by more than C
     │   └── AccountingError          34  two accountants disagree, or a plan cannot be accounted
@@ -19,7 +18,6 @@
     ├── IntegrityError               50  a file is not what was written
     │   └── CheckpointError          51
     └── RankingError                 60
-        ├── StaleIndexError          61  catalogue vectors of another adapter
         └── UnknownUserError         62
 
 A message says ``Expected name=value ...`` and never holds a user's text or id: an error may be read
@@ -68,12 +66,6 @@ class PrivacyError(VeilrecError):
     """A step that is not covered by the privacy plan. Ends the round; nothing is released."""
 
     exit_code = 30
-
-
-class BudgetExhaustedError(PrivacyError):
-    """The plan is spent."""
-
-    exit_code = 31
 
 
 class PolicyViolationError(PrivacyError):
@@ -134,12 +126,6 @@ class RankingError(VeilrecError):
     """A ranking request that cannot be answered."""
 
     exit_code = 60
-
-
-class StaleIndexError(RankingError):
-    """Catalogue vectors that belong to another adapter."""
-
-    exit_code = 61
 
 
 class UnknownUserError(RankingError):

@@ -156,10 +156,25 @@ def partition_(
     items: Annotated[int, typer.Option(help="Products in the marketplace.")] = 300,
 ) -> None:
     """Spread a data set over simulated partners' folders, for `flwr run`."""
-    from simulations.simulate import Request, prepare_partners
+    from simulations.simulate import Request, prepare_for_flower
 
     request = Request(data, partners, partition.value, seed, "inprocess", users, items, False, {})
-    prepare_partners(request, out)
+    prepare_for_flower(request, out)
+    typer.echo(str(out))
+
+
+@data_app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder for interactions.parquet and items.parquet.")],
+    users: Annotated[int, typer.Option(help="People; a million fit in little memory.")] = 3000,
+    items: Annotated[int, typer.Option(help="Products.")] = 300,
+    partners: Annotated[int, typer.Option(min=1)] = 4,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write the embedded marketplace as a data set of its own."""
+    from simulations.marketplace import MarketplaceConfig, write
+
+    write(MarketplaceConfig(users=users, items=items, partners=partners, seed=seed), out)
     typer.echo(str(out))
 
 

@@ -177,19 +177,12 @@ def run_document(
 
 
 def _privacy(config: RunConfig, run: Run) -> dict[str, Any]:
-    plan = run.plan
-    warnings = ["Noise is seeded: a simulation that can be repeated protects nobody's real data."]
-    if plan.mode == "none":
-        warnings.append("No privacy: gradients were clipped but no noise was added.")
-    if plan.mode == "distributed":
-        warnings.append("The sum was not masked: a server that looks sees each partner's own noised sum.")
     return {
-        **asdict(plan),
-        "epsilon": epsilon_spent(plan, plan.rounds),
-        "prior_epsilon": epsilon_spent(plan, 0),
-        "masked": False,
+        **asdict(run.plan),
+        "epsilon": epsilon_spent(run.plan, run.plan.rounds),
+        "prior_epsilon": epsilon_spent(run.plan, 0),
+        "masked": False,  # until the secure sum: the coordinator sees each partner's own noised sum
         "randomness": "system" if config.seed is None else "seeded",
-        "warnings": warnings if config.seed is not None else warnings[1:],
     }
 
 

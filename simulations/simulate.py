@@ -154,6 +154,12 @@ def run(simulation: Simulation, *, show: bool = True, ray_address: str = "") -> 
     return document
 
 
+def prepare_for_flower(request: Request, root: Path) -> None:
+    """Write the partners' folders and, beside them, the configuration that `flwr run` then uses."""
+    prepare_partners(request, root)
+    write_json(root / "config.json", _config(request, Workspace.open(root)).model_dump(mode="json"))
+
+
 def _load(request: Request) -> RawData:
     if request.data != MARKETPLACE:
         return clean(load(request.data))[0]

@@ -101,6 +101,8 @@ class TextCache:
         try:
             with db:
                 yield db
+        except sqlite3.OperationalError as error:
+            raise IntegrityError(f"{self._path}: the text cache cannot be used now ({error}).") from None
         except sqlite3.DatabaseError as error:
             raise IntegrityError(f"{self._path}: not a text cache ({type(error).__name__}). Delete it.") from None
         finally:

@@ -64,6 +64,10 @@ class PrivacyPlan:
     accountant: str = "pld"
 
     def __post_init__(self) -> None:
+        if self.population < 1:
+            raise PolicyViolationError(
+                f"Expected a declared population >= 1, got {self.population}: sums are divided by it."
+            )
         if self.mode == "none":
             return
         noises = [self.noise_multiplier] if self.steps else []

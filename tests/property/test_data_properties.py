@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.cleaning import clean, plain_text
-from client.data.histories import build_catalogue, build_histories, in_time_order
+from client.data.histories import build_histories, in_time_order
 from client.data.ingest import RawData
 from client.data.pseudonyms import PseudonymKey
+from shared.catalogue import build_catalogue
 from shared.schema import EVENT_KINDS, Histories
 
 NOW = 1_000

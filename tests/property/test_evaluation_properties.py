@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.data.histories import build_catalogue, build_histories, in_time_order
+from client.data.histories import build_histories, in_time_order
 from client.data.pseudonyms import PseudonymKey
 from shared import metrics
+from shared.catalogue import build_catalogue
 from shared.schema import Histories
 from simulations.baselines import BASELINES, item_counts
 from simulations.evaluation import evaluate, hold_out, targets_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,27 @@ def test_removing_any_gradient_moves_the_clipped_sum_by_at_most_the_clip_norm(
     moved = clip_and_sum(tensor, clip_norm).double() - clip_and_sum(tensor[stays], clip_norm).double()
     # Rounding of a float32 sum of at most six rows of norm C.
     assert (moved - single).norm() <= 6e-6 * clip_norm
+
+
+def test_clip_and_sum_scales_each_row_once() -> None:
+    gradients = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [torch.nan, 1.0], [torch.inf, 0.0]])
+    torch.testing.assert_close(clip_and_sum(gradients, 1.0), torch.tensor([0.6 + 0.3, 0.8 + 0.4]))
+    assert clip_and_sum(torch.zeros(0, 2), 1.0).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("value", [1e18, 3e38])
+def test_a_gradient_too_long_for_float32_counts_as_nothing(value: float) -> None:
+    assert clip_and_sum(torch.full((1, 4), value), 1.0).tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e12, 1e15])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 300_000)])
+def test_a_row_of_any_length_and_scale_keeps_the_bound(scale: float, shape: tuple[int, int]) -> None:
+    # The worst for a float32 norm: a few large entries, then very many small ones.
+    random = torch.Generator().manual_seed(0)
+    row = torch.randn(shape, generator=random)
+    row[0, :2] *= 300
+    assert clip_and_sum(scale * row, 0.01).double().norm() <= 0.01 * (1 + 1e-6)
 
 
 def logits(world: World, batch: EventBatch) -> torch.Tensor:

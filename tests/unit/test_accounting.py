@@ -48,7 +48,7 @@ def spent(plan: PrivacyPlan, rounds: int | None = None) -> float:
 
 
 def config_of(epsilon: float, delta: float, **changes: Any) -> RunConfig:
-    private = PrivacyConfig(epsilon=epsilon, delta=delta, **changes.pop("privacy", {}))
+    private = PrivacyConfig(population=1000, epsilon=epsilon, delta=delta, **changes.pop("privacy", {}))
     training = TrainingConfig(**({"rounds": 10, "sampling_rate": 0.2} | changes.pop("training", {})))
     return RunConfig(privacy=private, training=training, **changes)
 

@@ -26,7 +26,7 @@ ITEMS = 5
 CONFIG = RunConfig(
     model=ModelConfig(adapted_layers=2, lora_rank=2, lora_alpha=4, head_rank=2, item_rank=3, max_events=8), seed=3
 )
-PRIOR = CollaborativePrior(np.linspace(-1, 1, ITEMS, dtype=np.float32), next_item=np.eye(ITEMS, dtype=np.float32))
+PRIOR = CollaborativePrior(np.linspace(-1, 1, ITEMS, dtype=np.float32), item_to_item=np.eye(ITEMS, dtype=np.float32))
 CHANGED = 0.02
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -134,7 +134,7 @@ def test_a_release_scores_as_the_model_that_was_saved(model: BehaviourStage, rel
     assert torch.equal(scores(found.model), scores(model))
     for name, array in PRIOR.arrays().items():
         np.testing.assert_array_equal(found.prior.arrays()[name], array)
-    assert found.prior.ease is None
+    assert found.prior.item_to_item is not None
     assert found.manifest["privacy"] == {"mode": "distributed", "epsilon": 7.5, "delta": 1e-5}
     assert (found.manifest["version"], found.manifest["catalogue_sha256"]) == (4, "of the catalogue")
 
@@ -284,7 +284,7 @@ def test_an_untouched_release_survives_resealing(release: Path, model: Behaviour
         (REST, lambda t: t.update({"head.up.weight": t["head.up.weight"].T.copy()})),
         (REST, lambda t: t.pop("prior.popularity")),
         (REST, lambda t: t.update({"prior.users": np.zeros(ITEMS, dtype=np.float32)})),
-        (REST, lambda t: t.update({"prior.next_item": np.zeros((ITEMS, 2), dtype=np.float32)})),
+        (REST, lambda t: t.update({"prior.item_to_item": np.zeros((ITEMS, 2), dtype=np.float32)})),
         (REST, lambda t: t.update({"prior.popularity": np.zeros((), dtype=np.float32)})),
         (REST, lambda t: t.update({"prior.popularity": np.zeros(ITEMS, dtype=np.float64)})),
     ],
@@ -298,7 +298,7 @@ def test_an_untouched_release_survives_resealing(release: Path, model: Behaviour
         "a head of another shape",
         "no popularity",
         "a prior too many",
-        "next_item of another shape",
+        "item_to_item of another shape",
         "popularity without an axis",
         "popularity of another type",
     ],

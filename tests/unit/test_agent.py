@@ -14,18 +14,19 @@ import numpy as np
 import polars as pl
 import pytest
 from flwr.app import Context, RecordDict
+from safetensors.numpy import save
 
 from client import app as relay
-from client.agent import PARTNER_FILE, PartnerAgent, Premises
+from client.agent import PARTNER_FILE, PRIOR_FILE, PartnerAgent, Premises
 from client.app import app as client_app
 from client.app import partner_folder
 from client.data.ingest import RawData, write
 from client.privatize import LATTICE_STEPS
 from client.statistics import clipped_statistics
 from shared.config import FederationConfig, ModelConfig, PriorConfig, PrivacyConfig, RunConfig, TrainingConfig
-from shared.errors import AdapterMismatchError, ConfigError, PolicyViolationError, ReplayError
+from shared.errors import AdapterMismatchError, ConfigError, IntegrityError, PolicyViolationError, ReplayError
 from shared.messages import NoisedSum, RoundPlan, Stage
-from shared.model.prior import uninformed
+from shared.model.prior import CollaborativePrior, uninformed
 from shared.privacy.accounting import build_plan
 from shared.wire import ERROR, pack_round
 from simulations.federation import InProcessGrid
@@ -83,6 +84,17 @@ def real(tmp_path: Path) -> PartnerAgent:
     """A folder that does not say that it is simulated."""
     write(raw(), tmp_path / "shop")
     return PartnerAgent(Premises.open(tmp_path / "shop"), "cpu")
+
+
+@pytest.fixture
+def root(tmp_path: Path, cache: Path) -> Path:
+    simulated_folder(partner_folder(tmp_path, 0), cache)
+    return tmp_path
+
+
+def fresh(root: Path) -> PartnerAgent:
+    """The agent of partner 0, as a new process has it."""
+    return PartnerAgent(Premises.open(partner_folder(root, 0)), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -246,17 +258,35 @@ def test_parameters_of_another_shape_are_refused(simulated: PartnerAgent, config
         simulated.answer(asked(simulated, config), np.zeros(3, dtype=np.float32))
 
 
-def test_training_before_the_prior_is_refused(simulated: PartnerAgent, config: RunConfig) -> None:
-    fresh = PartnerAgent(simulated.premises, "cpu")
+def test_training_before_the_prior_is_refused(root: Path, config: RunConfig) -> None:
     with pytest.raises(ReplayError):
-        fresh.answer(asked(fresh, config), begin(fresh, config))
+        fresh(root).answer(asked(fresh(root), config), begin(fresh(root), config))
 
 
-def test_the_prior_of_another_run_does_not_count(simulated: PartnerAgent, config: RunConfig) -> None:
-    fresh = PartnerAgent(simulated.premises, "cpu")
-    fresh.take_prior("another run", uninformed(ITEMS))
-    with pytest.raises(ReplayError):
-        fresh.answer(asked(fresh, config), begin(fresh, config))
+def test_the_prior_of_another_run_does_not_count(root: Path, config: RunConfig) -> None:
+    agent = fresh(root)
+    agent.take_prior("another run", uninformed(ITEMS))
+    for one in (agent, fresh(root)):
+        with pytest.raises(ReplayError):
+            one.answer(asked(one, config), begin(one, config))
+
+
+def test_the_prior_is_still_known_in_another_process(root: Path, config: RunConfig) -> None:
+    """Ray and the SuperNode hand a partner's rounds to whichever process is free."""
+    prior = CollaborativePrior(np.linspace(-1, 1, ITEMS, dtype=np.float32), np.eye(ITEMS, dtype=np.float32))
+    agent = fresh(root)
+    agent.take_prior("run", prior)
+    known = agent.answer(asked(agent, config), begin(agent, config)).values
+    np.testing.assert_array_equal(fresh(root).answer(asked(agent, config), begin(agent, config)).values, known)
+    fresh(root).take_prior("run", uninformed(ITEMS))
+    assert not np.array_equal(fresh(root).answer(asked(agent, config), begin(agent, config)).values, known)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a prior", save({"users": np.zeros(1)}, {"run_id": "run"}), save({})])
+def test_a_kept_prior_that_is_none_is_refused(root: Path, config: RunConfig, data: bytes) -> None:
+    (partner_folder(root, 0) / PRIOR_FILE).write_bytes(data)
+    with pytest.raises(IntegrityError, match="Expected the prior of a run"):
+        fresh(root).answer(asked(fresh(root), config), begin(fresh(root), config))
 
 
 # --- what it answers ------------------------------------------------------------------------------
@@ -331,14 +361,8 @@ def told(agent_root: Path, plan: RoundPlan) -> RecordDict:
     return next(iter(grid.send_and_receive([message]))).content
 
 
-@pytest.fixture
-def root(tmp_path: Path, cache: Path) -> Path:
-    simulated_folder(partner_folder(tmp_path, 0), cache)
-    return tmp_path
-
-
 def plan_for(root: Path, config: RunConfig) -> RoundPlan:
-    return asked(PartnerAgent(Premises.open(partner_folder(root, 0)), "cpu"), config)
+    return asked(fresh(root), config)
 
 
 def test_a_refusal_crosses_as_the_name_of_its_family(root: Path, config: RunConfig) -> None:

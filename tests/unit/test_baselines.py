@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from client.data.histories import build_catalogue, build_histories
+from client.data.histories import build_histories
 from client.data.pseudonyms import PseudonymKey
+from shared.catalogue import build_catalogue
 from shared.errors import ConfigError, EmptyHistoryError
 from shared.schema import Histories
 from simulations.baselines import BASELINES, ease, item_counts, item_knn, popularity

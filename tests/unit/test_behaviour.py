@@ -215,6 +215,13 @@ def test_more_adapted_layers_than_bert_has_are_refused(base: BaseModel) -> None:
         BehaviourStage(base, ModelConfig(adapted_layers=7), n_items=3)
 
 
+def test_no_layer_draws_at_random(world: World, batch: EventBatch) -> None:
+    # Opacus needs the trained leaves in training mode; dropout must not be among them.
+    assert torch.equal(hidden(world, batch), hidden(world, batch))
+    dropouts = [m for m in world.model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert dropouts and not any(m.training for m in dropouts)
+
+
 def test_renaming_the_items_renames_the_scores(world: World, fresh: BehaviourStage, batch: EventBatch) -> None:
     order = torch.randperm(world.n_items, generator=torch.Generator().manual_seed(0))
     renamed = CatalogueVectors(world.catalogue.texts[order], world.catalogue.items[order])

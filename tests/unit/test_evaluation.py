@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from client.data.histories import build_catalogue, build_histories
+from client.data.histories import build_histories
 from client.data.pseudonyms import PseudonymKey
+from shared.catalogue import build_catalogue
 from shared.errors import ConfigError, DataError, EmptyHistoryError, RankingError
 from shared.schema import Histories
 from simulations.evaluation import (

@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from client.data.histories import build_catalogue, build_histories, in_time_order
+from client.data.histories import build_histories, in_time_order
 from client.data.pseudonyms import PseudonymKey
+from shared.catalogue import build_catalogue
 from shared.errors import ConfigError, DataError, EmptyHistoryError, IntegrityError, SchemaError
 from shared.schema import EVENT_KINDS, Catalogue
 

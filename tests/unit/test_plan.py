@@ -55,6 +55,8 @@ PLAN = PrivacyPlan(
         ({"colluders": 4}, "colluders"),
         ({"colluders": 5}, "colluders"),
         ({"colluders": -1}, "colluders"),
+        ({"population": 0}, "population"),
+        ({"population": 0, "mode": "none"}, "population"),
     ],
 )
 def test_a_plan_that_protects_nobody_is_refused(changes: dict[str, Any], told: str) -> None:

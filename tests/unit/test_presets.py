@@ -46,9 +46,7 @@ def test_a_preset_says_what_it_was_given() -> None:
 
 
 @pytest.mark.parametrize(("marketplace", "partners_per_user"), [(True, 2), (False, 1)])
-def test_people_who_may_be_at_two_partners_are_accounted_for_at_both(
-    marketplace: bool, partners_per_user: int
-) -> None:
+def test_people_who_may_be_at_two_partners_are_accounted_for_at_both(marketplace: bool, partners_per_user: int) -> None:
     assert configured(marketplace=marketplace).privacy.partners_per_user == partners_per_user
 
 

@@ -156,7 +156,7 @@ def test_final_table_has_a_row_a_method_and_the_guarantee() -> None:
     assert row.replace("│", " ").split() == ["Federated", "0.1000", "–", "2.00", "×"]
     assert told.index("Federated") < told.index("Popularity") < told.index("[bold]")
     assert "Local only" not in told
-    assert "user-level epsilon = 3 at delta = 1e-6" in told
+    assert "user-level epsilon = 3 at delta = 1e-6" in " ".join(told.split())
     assert "Results on [red]shop[/red]" in told
 
 

@@ -79,7 +79,7 @@ def test_an_untrained_model_is_released_as_it_began() -> None:
 
 # --- checkpoints ----------------------------------------------------------------------------------
 
-PRIOR = CollaborativePrior(np.array([0.5, -0.5, 0.0], dtype=np.float32), ease=np.eye(3, dtype=np.float32))
+PRIOR = CollaborativePrior(np.array([0.5, -0.5, 0.0], dtype=np.float32), item_to_item=np.eye(3, dtype=np.float32))
 RECORD = {"round": 1, "stage": "prior", "epsilon": 0.1 + 0.2}
 
 
@@ -342,9 +342,9 @@ def test_too_few_answers_end_the_run_and_nothing_of_the_round_is_kept(tmp_path: 
 
 
 def test_a_refusal_ends_the_run_and_names_the_family(tmp_path: Path) -> None:
-    refusing: Answer = lambda p, n, stage: pack_error("BudgetExhaustedError") if p == 2 else honest(p, n, stage)  # noqa: E731
+    refusing: Answer = lambda p, n, stage: pack_error("PolicyViolationError") if p == 2 else honest(p, n, stage)  # noqa: E731
     harness = Harness(tmp_path, refusing)
-    with pytest.raises(ProtocolError, match="partners refused with BudgetExhaustedError"):
+    with pytest.raises(ProtocolError, match="partners refused with PolicyViolationError"):
         harness.go()
     assert harness.store.load("run") is None
 

@@ -38,9 +38,7 @@ CONFIG = RunConfig(
 )
 ROUND = RoundPlan("run", 2, "train", CONFIG, build_plan(CONFIG), "digest")
 PARAMETERS_OF_3 = np.array([0.5, -1.25, 3.0], dtype=np.float32)
-PRIOR = CollaborativePrior(
-    np.arange(2, dtype=np.float32), ease=np.eye(2, dtype=np.float32), next_item=np.ones((2, 2), dtype=np.float32)
-)
+PRIOR = CollaborativePrior(np.arange(2, dtype=np.float32), item_to_item=np.eye(2, dtype=np.float32))
 TOLD: dict[str, Any] = json.loads(str(pack_round(ROUND)[PLAN]["json"]))
 
 
@@ -77,10 +75,10 @@ def test_what_was_not_packed_is_absent() -> None:
     assert (plan, parameters, prior) == (ROUND, None, None)
 
 
-def test_a_prior_of_popularity_alone_has_no_matrices() -> None:
+def test_a_prior_of_popularity_alone_has_no_matrix() -> None:
     prior = unpack_round(pack_round(ROUND, prior=CollaborativePrior(PRIOR.popularity)))[2]
     assert prior is not None
-    assert (prior.ease, prior.next_item) == (None, None)
+    assert prior.item_to_item is None
 
 
 def test_the_bytes_of_a_message_are_those_of_its_arrays() -> None:
