@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def run_on_ray(config: RunConfig, workspace: Workspace, out: Path, observer: Obs
         raise ConfigError("engine=ray: Ray is not installed. Expected pip install 'veilrec[ray]'.") from None
     from flwr.simulation import run_simulation
 
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its round log would tear the progress bar
     server_app = ServerApp()
 
     @server_app.main()

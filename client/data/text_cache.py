@@ -101,9 +101,9 @@ class TextCache:
         try:
             with db:
                 yield db
-        except sqlite3.OperationalError as error:
-            raise IntegrityError(f"{self._path}: the text cache cannot be used now ({error}).") from None
         except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise IntegrityError(f"{self._path}: another process has kept it for over {WAIT_S:g} s.") from None
             raise IntegrityError(f"{self._path}: not a text cache ({type(error).__name__}). Delete it.") from None
         finally:
             db.close()
