@@ -65,14 +65,14 @@ def _recipe(mode: str) -> dict[str, Any]:
     if mode == "none":
         return {
             "model": {"lora_rank": 16, "lora_alpha": 32, "temperature": 5.0},
-            "training": {"rounds": 100, "sampling_rate": 0.2, "learning_rate": 2e-3},
+            "training": {"rounds": 120, "sampling_rate": 0.2, "learning_rate": 2e-3},
             "privacy": {"clip_norm": 1.0},
         }
-    steps = {"rounds": 3, "local_steps": 4} if mode == "local" else {"rounds": 10}
+    steps = {"rounds": 3, "local_steps": 4} if mode == "local" else {"rounds": 8}
     return {
-        "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 5.0, "max_events": 30},
+        "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 3.0, "max_events": 30},
         "prior": {"epsilon_share": 0.8},
-        "training": {**steps, "sampling_rate": 0.2, "learning_rate": 3e-3},
+        "training": {**steps, "sampling_rate": 0.2, "learning_rate": 1.5e-3, "average_from": 0.5},
         "privacy": {"clip_norm": 0.5},
     }
 
