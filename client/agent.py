@@ -34,7 +34,8 @@ from shared.files import write_bytes
 from shared.hazmat.randomness import Randomness, randomness_for
 from shared.messages import ClippedSum, NoisedSum, RoundPlan
 from shared.model.behaviour import EventBatch
-from shared.model.prior import CollaborativePrior, PriorScorer, effective_kind, mask_seen
+from shared.model.prior import CollaborativePrior, effective_kind
+from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.model.weights import choose_device, has_fast_bf16
 from shared.privacy.accounting import build_plan
 from shared.schema import Catalogue, Histories
@@ -182,7 +183,8 @@ class PartnerAgent:
         maker, prior = self.batch_maker(config.model, config.seed or 0), self._prior_logits(round_plan)
         # In bfloat16 one user would move the rounding of all others: nothing that noise is to hide.
         bf16 = plan.mode == "none" and config.training.precision == "auto" and has_fast_bf16(self.device.type)
-        # In a simulation the sample is a property of users, whichever partner holds them.
+        # In a simulation the sample is a property of users, whichever partner holds them, in whichever run:
+        # so that a federation without noise can be compared with the same model on pooled data.
         sampling = self._randomness(round_plan, "federation")
         users = self.histories(config.model).users
         total = np.zeros(bench.gradients.size)
@@ -191,8 +193,8 @@ class PartnerAgent:
         for step in range(plan.local_steps):
             at = f"{context}/{step}"
             load_parameters(bench.model, here.astype(np.float32))
-            taken = sample_users(users, plan, sampling, at)
-            batches = maker.training(taken, config.training, sampling.read(32, f"{at}/windows"))
+            taken = sample_users(users, plan, sampling, f"{round_plan.round}/{step}")
+            batches = maker.training(taken, config.training, sampling.read(32, f"{round_plan.round}/{step}/windows"))
             clipped = bench.gradients.clipped_sum(batches, bench.catalogue, prior, plan.partner_clip_norm, bf16=bf16)
             noised = add_noise_share(clipped, plan, "train", source, at)
             total += noised.values

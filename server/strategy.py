@@ -112,11 +112,15 @@ class VeilrecStrategy(Strategy):
         """Sum the answers and apply the sum; too few of them end the run, and nothing is released."""
         number = self._offset + server_round
         stage = self.run.stage(number)
-        answered = [message for message in replies if message.has_content()]
-        updates, bytes_up = collect(answered, self._expected_size(stage))
+        replied = [message for message in replies if message.has_content()]
+        answered = [message for message in replied if ERROR not in message.content]
         needed = self.run.plan.survivors
-        if len(updates) < needed:
-            raise CohortTooSmallError(f"Expected answers >= {needed} in round {number}, got {len(updates)}.")
+        if len(answered) < needed:
+            refusals = sorted({error_name(message.content) for message in replied if ERROR in message.content})
+            if refusals:
+                raise ProtocolError(f"Expected updates >= {needed}, partners refused with {', '.join(refusals)}.")
+            raise CohortTooSmallError(f"Expected answers >= {needed} in round {number}, got {len(answered)}.")
+        updates, bytes_up = collect(answered, self._expected_size(stage))
         if stage == "train":  # whoever did not answer may not have heard it either
             self._told_prior |= {message.metadata.src_node_id for message in answered}
         total = np.sum([update.values for update in updates], axis=0)
@@ -190,14 +194,8 @@ class VeilrecStrategy(Strategy):
 
 
 def collect(replies: Iterable[Message], size: int) -> tuple[list[NoisedSum], int]:
-    """The updates of replies that have content, in the order of their nodes, and the bytes of the largest.
-
-    A partner's refusal ends the round: its family is raised here, for an operator to see.
-    """
+    """The updates among replies, in the order of their nodes, and the bytes of the largest."""
     answered = sorted(replies, key=lambda m: m.metadata.src_node_id)
-    refused = sorted({error_name(m.content) for m in answered if ERROR in m.content})
-    if refused:
-        raise ProtocolError(f"Expected updates, partners refused with {', '.join(refused)}.")
     updates = [unpack_update(m.content, size) for m in answered]
     return updates, max((payload_bytes(m.content) for m in answered), default=0)
 

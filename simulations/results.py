@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.cleaning import clean
-from client.ranking.rank import data_of
+from client.ranking.rank import MARKETPLACE, data_of
 from client.ranking.scorer import FrozenBert, ModelScorer, histories_scorer
 from server.strategy import Run
 from shared.adapter import Release, load_release
@@ -65,6 +65,10 @@ def evaluate_on(run_folder: Path, data: str, seed: int) -> dict[str, Any]:
         If the adapter was trained with another catalogue.
     """
     release = load_release(run_folder / "adapter")
+    if data == MARKETPLACE:  # the run's own partners, whose held-out items are no part of their folders
+        workspace = Workspace.open(run_folder / "partners")
+        metrics = evaluate_run(run_folder / "adapter", workspace)
+        return {"data": {"name": data}, "privacy": release.manifest["privacy"], "metrics": metrics}
     cleaned = clean(data_of(run_folder, data))[0]
     one_place = cleaned.interactions.with_columns(partner=pl.lit(0, dtype=pl.Int32))
     with tempfile.TemporaryDirectory() as folder:

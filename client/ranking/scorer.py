@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from client.batches import BatchMaker
 from shared.config import PriorConfig
 from shared.model.behaviour import QUERY_EVENT, BehaviourStage, CatalogueVectors, EventBatch
-from shared.model.prior import CollaborativePrior, PriorScorer
+from shared.model.prior import CollaborativePrior
+from shared.model.prior_scores import PriorScorer
 from shared.model.text import TextStage
 from shared.schema import Histories
 

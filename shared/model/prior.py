@@ -1,4 +1,4 @@
-"""The collaborative prior: closed forms of one noisy sum, and their scores.
+"""The collaborative prior: closed forms of one noisy sum. No torch: the relay on a partner's premises imports this.
 
 Two second moments of the users' histories are summed privately (`client.statistics`):
 ``G = sum_u y y^T`` with y the user's items scaled to norm 1, and ``B = sum_u sum_p phi_p e_p^T / sqrt(m)``
@@ -22,15 +22,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shared.config import PriorConfig
 
 COOCCURRENCE_WEIGHT = math.sqrt(0.5)
 """Weight of G beside B in the joint sum, whose squared weights add up to 1: a user's part has norm <= 1."""
-RULED_OUT = -1e4
-"""Logit of an item that cannot be the next new one."""
 EASE_RIDGE, NEXT_RIDGE = 2.0, 20.0
 """l and l' without noise, in users."""
 
@@ -130,66 +127,3 @@ def _log_popularity(mass: NDArray[np.float64], sigma: float) -> NDArray[np.float
     logs = np.log(np.maximum(mass, 0.0) + floor)
     centred: NDArray[np.float32] = (logs - logs.mean()).astype(np.float32)
     return centred
-
-
-class PriorScorer:
-    """Logits of the prior for histories: decayed sums of rows, standardised over the catalogue, plus popularity.
-
-    Parameters
-    ----------
-    prior : CollaborativePrior
-    config : PriorConfig
-    device : torch.device
-    """
-
-    def __init__(self, prior: CollaborativePrior, config: PriorConfig, device: torch.device) -> None:
-        self._popularity = torch.from_numpy(prior.popularity).to(device) * config.popularity_weight
-        matrix = prior.item_to_item
-        self._matrix = None if matrix is None else torch.from_numpy(matrix).to(device)
-        self._weight, self._decay = config.weight, config.decay
-
-    def all_positions(self, items: torch.Tensor) -> torch.Tensor:
-        """Logits after each event, shape ``(B, T, I)``; `items` is ``(B, T)`` with -1 for padding."""
-        if self._matrix is None:
-            return self._popularity.expand(*items.shape, -1)
-        rows = self._matrix[items.clamp(min=0)] * (items >= 0).unsqueeze(-1)  # (B, T, I)
-        running = torch.zeros_like(rows[:, 0])
-        for t in range(items.shape[1]):
-            running = running * self._decay + rows[:, t]
-            rows[:, t] = running
-        return self._popularity + self._weight * _standardised(rows)
-
-    def last_position(self, items: torch.Tensor) -> torch.Tensor:
-        """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions."""
-        if self._matrix is None:
-            return self._popularity.expand(len(items), -1)
-        # The newest event of row n stands at its last place that is not padding.
-        steps = torch.arange(items.shape[1], device=items.device)
-        newest = torch.where(items >= 0, steps, -1).amax(dim=1, keepdim=True)  # (B, 1)
-        weights = (self._decay ** (newest - steps).clamp(min=0)) * (items >= 0)
-        bags = torch.zeros(len(items), len(self._matrix), device=items.device)
-        bags.scatter_add_(1, items.clamp(min=0), weights.to(bags.dtype))
-        return self._popularity + self._weight * _standardised(bags @ self._matrix)
-
-
-def _standardised(scores: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and deviation 1 over the catalogue; all-equal scores become 0."""
-    centred = scores - scores.mean(-1, keepdim=True)
-    return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
-
-
-def mask_seen(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """Rule out, at each position, the items that the user has met by then.
-
-    Ranking leaves them out too; learning to push them down would be effort for nothing.
-
-    Parameters
-    ----------
-    logits : (B, T, I)
-    items : (B, T) with -1 for none
-    """
-    T = items.shape[1]
-    steps = torch.arange(T, device=items.device)
-    met_at = torch.full((len(items), logits.shape[-1]), T, device=items.device)  # (B, I): first meeting
-    met_at.scatter_reduce_(1, items.clamp(min=0), torch.where(items >= 0, steps, T), reduce="amin")
-    return logits.masked_fill(met_at.unsqueeze(1) <= steps.view(1, T, 1), RULED_OUT)

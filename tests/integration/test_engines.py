@@ -1,4 +1,4 @@
-"""The engines run one code: what Ray and ``flwr run`` train is what the in-process grid trains."""
+"""One code: with privacy and without, over many partners and over one, in-process, on Ray and under ``flwr run``."""
 
 from __future__ import annotations
 
@@ -12,32 +12,41 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+import client.agent
+import client.app
+import client.privatize
+import client.training
+import server.app
+import server.strategy
 from client.app import app as client_app
 from server.app import run_federation
+from server.checkpoint import Checkpoint
 from server.strategy import Observer
 from shared.adapter import flatten_parameters, load_release
 from shared.config import FederationConfig, ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
 from shared.errors import CohortTooSmallError, ConfigError, ProtocolError
+from shared.messages import RoundPlan
 from simulations import ray
 from simulations.federation import InProcessGrid
 from simulations.workspace import Workspace
 
 if TYPE_CHECKING:
-    from conftest import Done
+    from conftest import Done, Start
 
 REPOSITORY = Path(__file__).parents[2]
 SUPERLINK_PORT = 39091
 """Of the local SuperLink that ``flwr run`` starts; Flower gives no choice."""
 CONFIG = RunConfig(
     model=ModelConfig(adapted_layers=1, lora_rank=2, lora_alpha=4, head_rank=2, max_events=8),
-    training=TrainingConfig(rounds=2, sampling_rate=0.5, precision="float32"),
+    training=TrainingConfig(rounds=2, sampling_rate=0.5, precision="float32", microbatch=256),
     privacy=PrivacyConfig(mode="none", population=90),
     federation=FederationConfig(partners=3, timeout_s=120),
 )
@@ -50,9 +59,13 @@ def workspace(whole: Done) -> Workspace:
     return Workspace.open(whole.out / "partners")
 
 
-def trained_in_process(workspace: Workspace, out: Path) -> np.ndarray[Any, Any]:
+def federated(workspace: Workspace, config: RunConfig, out: Path) -> Checkpoint:
     grid = InProcessGrid(client_app, range(workspace.partners), workspace.root)
-    run_federation(grid, CONFIG, workspace.catalogue, out)
+    return run_federation(grid, config, workspace.catalogue, out)
+
+
+def trained_in_process(workspace: Workspace, out: Path) -> np.ndarray[Any, Any]:
+    federated(workspace, CONFIG, out)
     return flatten_parameters(load_release(out / "adapter").model)
 
 
@@ -62,6 +75,95 @@ def silent(_: Mapping[str, object]) -> None:
 
 def on_ray(workspace: Workspace, out: Path, observer: Observer = silent) -> None:
     ray.run_on_ray(CONFIG, workspace, out, observer)
+
+
+# --- one code path --------------------------------------------------------------------------------
+
+SPIED: tuple[tuple[Any, str], ...] = (
+    (client.app, "unpack_round"),
+    (client.app, "pack_update"),
+    (client.agent, "sample_users"),
+    (client.agent, "clipped_statistics"),
+    (client.agent, "add_noise_share"),
+    (client.training, "clip_and_sum"),
+    (client.training.UserGradients, "clipped_sum"),
+    (client.training.UserGradients, "of"),
+    (server.strategy, "pack_round"),
+    (server.strategy, "unpack_update"),
+    (server.strategy, "solve"),
+    (server.strategy, "apply_mean_gradient"),
+    (server.app, "save_release"),
+)
+
+
+def spy(patch: pytest.MonkeyPatch) -> tuple[list[str], list[RoundPlan]]:
+    """The names of the functions that are called, in order, and the plans that come to the partners."""
+    called: list[str] = []
+    plans: list[RoundPlan] = []
+    for owner, name in SPIED:
+        function = getattr(owner, name)
+
+        def told(*args: Any, _name: str = name, _function: Callable[..., Any] = function, **named: Any) -> Any:
+            called.append(_name)
+            answer = _function(*args, **named)
+            if _name == "unpack_round":
+                plans.append(answer[0])
+            return answer
+
+        patch.setattr(owner, name, told)
+    return called, plans
+
+
+def test_none_and_distributed_call_the_same_functions_and_only_the_plan_differs(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces, plans, draws = {}, {}, {}
+    for mode in ("none", "distributed"):
+        private = PrivacyConfig(mode=mode, population=90, noise_multiplier=1.0)
+        config = CONFIG.model_copy(update={"privacy": private})
+        drawn: list[str] = []
+        with monkeypatch.context() as patch:
+            gaussian = client.privatize.gaussian  # type: ignore[attr-defined]
+            patch.setattr(client.privatize, "gaussian", lambda *a, d=drawn, g=gaussian: (d.append(a[1]), g(*a))[1])
+            traces[mode], plans[mode] = spy(patch)
+            federated(workspace, config, tmp_path / mode)
+        draws[mode] = len(drawn)
+    assert traces["none"] == traces["distributed"]
+    assert set(traces["none"]) == {name for _, name in SPIED}
+    assert draws == {"none": 0, "distributed": 3 * 3}
+    for open_plan, private_plan in zip(plans["none"], plans["distributed"], strict=True):
+        same = {"mode", "noise_multiplier", "prior_noise_multiplier"}
+        noise = {name: getattr(private_plan.plan, name) for name in same}
+        assert replace(open_plan.plan, **noise) == private_plan.plan
+        privacy = open_plan.config.privacy.model_copy(update={"mode": "distributed"})
+        assert open_plan.config.model_copy(update={"privacy": privacy}) == private_plan.config
+
+
+@pytest.mark.parametrize("sampling_rate", [1.0, 0.5])
+def test_without_privacy_a_federation_learns_what_pooled_data_teach(
+    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling_rate: float
+) -> None:
+    describe = server.app.describe_run
+    # Who is sampled hangs on the run's id, which the number of partners changes.
+    monkeypatch.setattr(server.app, "describe_run", lambda *a: replace(describe(*a), run_id="one and the same"))
+    ends = {}
+    for partners in (4, 1):
+        workspace = begin(tmp_path / f"of {partners}", partners=partners).workspace
+        training = CONFIG.training.model_copy(
+            update={"sampling_rate": sampling_rate, "server_optimizer": "average", "learning_rate": 0.05}
+        )
+        federation = FederationConfig(partners=partners)
+        config = CONFIG.model_copy(update={"training": training, "federation": federation})
+        ends[partners] = federated(workspace, config, tmp_path / f"run {partners}")
+    of_four, pooled = ends[4], ends[1]
+    assert of_four.prior is not None and pooled.prior is not None
+    for name, array in of_four.prior.arrays().items():
+        np.testing.assert_allclose(array, pooled.prior.arrays()[name], rtol=1e-4, atol=1e-5)
+    assert min(record["update_norm"] for record in pooled.records if record["stage"] == "train") > 0.01
+    np.testing.assert_allclose(of_four.state.released, pooled.state.released, rtol=1e-4, atol=1e-6)
+
+
+# --- Ray -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

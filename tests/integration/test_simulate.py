@@ -1,34 +1,24 @@
-"""A whole simulation: the same result every time, after every crash, from files in any order, at any number of
-partners; and nothing but a family's name when a partner fails."""
+"""A whole simulation: the same result every time, after every crash and from files in any order; and nothing but a
+family's name when a partner fails."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 import pytest
 
-import client.agent
-import client.app
-import client.privatize
-import client.training
 import server.app
-import server.strategy
 import simulations.simulate
 from client.agent import PartnerAgent, agent_for
 from client.data.ingest import RawData, write
-from server.app import run_federation
-from server.checkpoint import Checkpoint
-from shared.config import FederationConfig, ModelConfig, PrivacyConfig, RunConfig, TrainingConfig
+from shared.config import FederationConfig, PrivacyConfig, RunConfig
 from shared.errors import CheckpointError, ConfigError, DataError, ProtocolError
 from shared.messages import NoisedSum, RoundPlan
 from shared.privacy.accounting import build_plan
-from simulations.federation import InProcessGrid
 from simulations.progress import RunProgress
 from simulations.results import evaluate_on
 from simulations.simulate import REQUEST_FILE, alone_config, resume, run
@@ -278,113 +268,6 @@ def test_a_workspace_that_is_not_whole_is_refused(begin: Start, tmp_path: Path) 
         Workspace.open(tmp_path / "none")
 
 
-# --- one code path --------------------------------------------------------------------------------
-
-SPIED: tuple[tuple[Any, str], ...] = (
-    (client.app, "unpack_round"),
-    (client.app, "pack_update"),
-    (client.agent, "sample_users"),
-    (client.agent, "clipped_statistics"),
-    (client.agent, "add_noise_share"),
-    (client.training, "clip_and_sum"),
-    (client.training.UserGradients, "clipped_sum"),
-    (client.training.UserGradients, "of"),
-    (server.strategy, "pack_round"),
-    (server.strategy, "unpack_update"),
-    (server.strategy, "solve"),
-    (server.strategy, "apply_mean_gradient"),
-    (server.app, "save_release"),
-)
-
-
-def spy(patch: pytest.MonkeyPatch) -> tuple[list[str], list[RoundPlan]]:
-    """The names of the functions that are called, in order, and the plans that come to the partners."""
-    called: list[str] = []
-    plans: list[RoundPlan] = []
-    for owner, name in SPIED:
-        function = getattr(owner, name)
-
-        def told(*args: Any, _name: str = name, _function: Callable[..., Any] = function, **named: Any) -> Any:
-            called.append(_name)
-            answer = _function(*args, **named)
-            if _name == "unpack_round":
-                plans.append(answer[0])
-            return answer
-
-        patch.setattr(owner, name, told)
-    return called, plans
-
-
-def small(**sections: Any) -> RunConfig:
-    """A configuration without a preset's choices: what is not named here is the default."""
-    model = ModelConfig(adapted_layers=1, lora_rank=2, lora_alpha=4, head_rank=2, max_events=8)
-    training = TrainingConfig(rounds=2, sampling_rate=0.5, microbatch=256)
-    fields: dict[str, Any] = {"model": model, "training": training, **sections}
-    return RunConfig(**fields)
-
-
-def federated(workspace: Workspace, config: RunConfig, out: Path) -> Checkpoint:
-    grid = InProcessGrid(client.app.app, range(workspace.partners), workspace.root)
-    return run_federation(grid, config, workspace.catalogue, out)
-
-
-def test_none_and_distributed_call_the_same_functions_and_only_the_plan_differs(
-    whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = Workspace.open(whole.out / "partners")
-    traces, plans, draws = {}, {}, {}
-    for mode in ("none", "distributed"):
-        private = PrivacyConfig(mode=mode, population=90, noise_multiplier=1.0)
-        config = small(privacy=private, federation=FederationConfig(partners=3))
-        drawn: list[str] = []
-        with monkeypatch.context() as patch:
-            gaussian = client.privatize.gaussian  # type: ignore[attr-defined]
-            patch.setattr(client.privatize, "gaussian", lambda *a, d=drawn, g=gaussian: (d.append(a[1]), g(*a))[1])
-            traces[mode], plans[mode] = spy(patch)
-            federated(workspace, config, tmp_path / mode)
-        draws[mode] = len(drawn)
-    assert traces["none"] == traces["distributed"]
-    assert set(traces["none"]) == {name for _, name in SPIED}
-    assert draws == {"none": 0, "distributed": 3 * 3}
-    for open_plan, private_plan in zip(plans["none"], plans["distributed"], strict=True):
-        same = {"mode", "noise_multiplier", "prior_noise_multiplier"}
-        noise = {name: getattr(private_plan.plan, name) for name in same}
-        assert replace(open_plan.plan, **noise) == private_plan.plan
-        privacy = open_plan.config.privacy.model_copy(update={"mode": "distributed"})
-        assert open_plan.config.model_copy(update={"privacy": privacy}) == private_plan.config
-
-
-@pytest.mark.parametrize("sampling_rate", [1.0, 0.5])
-def test_without_privacy_a_federation_learns_what_pooled_data_teach(
-    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling_rate: float
-) -> None:
-    describe = server.app.describe_run
-    # Who is sampled hangs on the run's id, which the number of partners changes.
-    monkeypatch.setattr(server.app, "describe_run", lambda *a: replace(describe(*a), run_id="one and the same"))
-    ends = {}
-    for partners in (4, 1):
-        workspace = begin(tmp_path / f"of {partners}", partners=partners).workspace
-        config = small(
-            privacy=PrivacyConfig(mode="none", population=90),
-            training=TrainingConfig(
-                rounds=3,
-                sampling_rate=sampling_rate,
-                microbatch=256,
-                precision="float32",
-                server_optimizer="average",
-                learning_rate=0.05,
-            ),
-            federation=FederationConfig(partners=partners),
-        )
-        ends[partners] = federated(workspace, config, tmp_path / f"run {partners}")
-    of_four, pooled = ends[4], ends[1]
-    assert of_four.prior is not None and pooled.prior is not None
-    for name, array in of_four.prior.arrays().items():
-        np.testing.assert_allclose(array, pooled.prior.arrays()[name], rtol=1e-4, atol=1e-5)
-    assert min(record["update_norm"] for record in pooled.records if record["stage"] == "train") > 0.01
-    np.testing.assert_allclose(of_four.state.released, pooled.state.released, rtol=1e-4, atol=1e-6)
-
-
 # --- a partner that fails -------------------------------------------------------------------------
 
 
@@ -426,7 +309,7 @@ def test_every_partner_can_be_trained_alone(begin: Start, tmp_path: Path) -> Non
 
 
 def test_a_partner_alone_declares_its_part_of_the_people_and_adds_all_the_noise() -> None:
-    config = small(
+    config = RunConfig(
         privacy=PrivacyConfig(population=90, partners_per_user=2, noise_multiplier=1.0, colluders=2),
         federation=FederationConfig(partners=4, quorum=3),
     )

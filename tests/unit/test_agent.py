@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import RecordDict
 from safetensors.numpy import save
 
-from client import app as relay
 from client.agent import PARTNER_FILE, PRIOR_FILE, PartnerAgent, Premises
 from client.app import app as client_app
 from client.app import partner_folder
@@ -31,7 +28,6 @@ from shared.privacy.accounting import build_plan
 from shared.wire import ERROR, pack_round
 from simulations.federation import InProcessGrid
 
-REPOSITORY = Path(__file__).parents[2]
 ITEMS, USERS = 10, 6
 SECRET = "hates her neighbour"
 Sections = dict[str, Any]
@@ -388,28 +384,3 @@ def test_a_message_that_is_no_plan_is_refused_by_name(root: Path) -> None:
     grid = InProcessGrid(client_app, range(1), root)
     reply = next(iter(grid.send_and_receive([grid.create_message(RecordDict(), "train", 1, "1")])))
     assert dict(reply.content.config_records[ERROR]) == {"family": "ProtocolError"}
-
-
-def context(node: dict[str, Any], run: dict[str, Any]) -> Context:
-    return Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=run)
-
-
-def test_a_node_with_data_of_its_own_does_not_ask_the_run_where_they_are(tmp_path: Path) -> None:
-    own = context({"data-path": str(tmp_path / "own"), "partition-id": 3}, {"data-root": str(tmp_path / "lure")})
-    assert relay._folder(own) == tmp_path / "own"
-    none = context({"partition-id": 3}, {"data-root": str(tmp_path)})
-    assert relay._folder(none) == tmp_path / "partner-003"
-
-
-@pytest.mark.parametrize("place", [({}, {"data-root": "x"}), ({"partition-id": 1}, {}), ({}, {})])
-def test_a_node_without_data_says_so(place: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    with pytest.raises(ConfigError, match="data-path"):
-        relay._folder(context(*place))
-
-
-def test_the_relay_loads_no_model_to_refuse_a_message() -> None:
-    """Flower starts a process for every message."""
-    heavy = ("opacus", "peft", "polars", "transformers")
-    code = f"import sys, client.app; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert done.stdout.strip() == "[]"

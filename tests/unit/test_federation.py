@@ -1,7 +1,9 @@
-"""The in-process engine delivers as Flower's grids do."""
+"""The in-process engine delivers as Flower's grids do, and a partner's relay finds the partner's data."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 
-from shared.errors import ProtocolError
+from client import app as relay
+from shared.errors import ConfigError, ProtocolError
 from simulations.federation import FIRST_NODE, InProcessGrid
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def echo() -> ClientApp:
@@ -105,3 +110,31 @@ def test_the_run_of_a_grid_can_be_set(tmp_path: Path) -> None:
     other = Run.create_empty(7)
     grid.set_run(other)
     assert grid.run is other
+
+
+# --- the relay at the other end -------------------------------------------------------------------
+
+
+def context(node: dict[str, Any], run: dict[str, Any]) -> Context:
+    return Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=run)
+
+
+def test_a_node_with_data_of_its_own_does_not_ask_the_run_where_they_are(tmp_path: Path) -> None:
+    own = context({"data-path": str(tmp_path / "own"), "partition-id": 3}, {"data-root": str(tmp_path / "lure")})
+    assert relay._folder(own) == tmp_path / "own"
+    none = context({"partition-id": 3}, {"data-root": str(tmp_path)})
+    assert relay._folder(none) == tmp_path / "partner-003"
+
+
+@pytest.mark.parametrize("place", [({}, {"data-root": "x"}), ({"partition-id": 1}, {}), ({}, {})])
+def test_a_node_without_data_says_so(place: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match="data-path"):
+        relay._folder(context(*place))
+
+
+def test_the_relay_loads_no_model_to_refuse_a_message() -> None:
+    """Flower starts a process for every message."""
+    heavy = ("opacus", "peft", "polars", "transformers")
+    code = f"import sys, client.app; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "[]"

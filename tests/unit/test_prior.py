@@ -18,17 +18,15 @@ from shared.config import PriorConfig
 from shared.model.prior import (
     EASE_RIDGE,
     NEXT_RIDGE,
-    RULED_OUT,
     CollaborativePrior,
-    PriorScorer,
     effective_kind,
-    mask_seen,
     pack_symmetric,
     solve,
     statistics_size,
     uninformed,
     unpack_symmetric,
 )
+from shared.model.prior_scores import RULED_OUT, PriorScorer, mask_seen
 from shared.schema import Histories
 
 if TYPE_CHECKING:

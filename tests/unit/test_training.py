@@ -21,7 +21,8 @@ from shared.config import ModelConfig, PriorConfig, TrainingConfig
 from shared.errors import SensitivityError
 from shared.hazmat.randomness import SeededRandomness
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch, trainable_parameters
-from shared.model.prior import CollaborativePrior, PriorScorer, mask_seen
+from shared.model.prior import CollaborativePrior
+from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.privacy.plan import PrivacyPlan
 from shared.schema import Histories
 
