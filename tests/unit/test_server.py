@@ -341,9 +341,18 @@ def test_too_few_answers_end_the_run_and_nothing_of_the_round_is_kept(tmp_path: 
     assert (kept.round, kept.state.steps, len(kept.records), len(harness.records)) == (2, 1, 2, 2)
 
 
-def test_a_refusal_ends_the_run_and_names_the_family(tmp_path: Path) -> None:
-    refusing: Answer = lambda p, n, stage: pack_error("PolicyViolationError") if p == 2 else honest(p, n, stage)  # noqa: E731
-    harness = Harness(tmp_path, refusing)
+def refusing(least: int) -> Answer:
+    """Partners from number `least` on refuse."""
+    return lambda p, n, stage: pack_error("PolicyViolationError") if p >= least else honest(p, n, stage)
+
+
+def test_a_quorum_goes_on_without_a_partner_that_refuses(tmp_path: Path) -> None:
+    final = Harness(tmp_path, refusing(2)).go()
+    assert [record["cohort"] for record in final.records] == [2, 2, 2]
+
+
+def test_too_many_refusals_end_the_run_and_name_the_family(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, refusing(1))
     with pytest.raises(ProtocolError, match="partners refused with PolicyViolationError"):
         harness.go()
     assert harness.store.load("run") is None
