@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data.ingest import RawData, data_home, read, write
+from client.data.ingest import RawData, data_home, locate, read, write
 from shared.errors import ConfigError, DataError, IntegrityError
 
 __all__ = ["PUBLIC_SETS", "PublicSet", "data_home", "fetch", "load"]
@@ -74,7 +74,7 @@ The full text: https://files.grouplens.org/datasets/movielens/ml-100k-README.txt
 def load(name_or_path: str) -> RawData:
     """A data set that was imported or fetched, by its name; else any file or folder that can be read.
 
-    Where a set and a path have one name the set is meant; ``./name`` means the path.
+    See `client.data.ingest.locate` for which is meant.
 
     Raises
     ------
@@ -85,11 +85,9 @@ def load(name_or_path: str) -> RawData:
     """
     if name_or_path == MARKETPLACE:
         raise ConfigError("Expected a set on disk: the marketplace is generated, not loaded.")
-    plain = bool(name_or_path) and Path(name_or_path).name == name_or_path and name_or_path not in (".", "..")
-    if plain and (data_home() / name_or_path).is_dir():
-        return read(data_home() / name_or_path, name=name_or_path)
-    if name_or_path and Path(name_or_path).exists():
-        return read(name_or_path)
+    path = locate(name_or_path)
+    if path is not None:
+        return read(path)
     raise ConfigError(
         f"Expected data={MARKETPLACE}, an imported set ({', '.join(_imported()) or 'none yet'}), or a path "
         f"that exists. 'veilrec data fetch' gets {', '.join(PUBLIC_SETS)}; 'veilrec data import' reads yours."

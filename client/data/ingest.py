@@ -73,6 +73,17 @@ def data_home() -> Path:
     return (Path(home) if home else Path.home() / ".veilrec") / "data"
 
 
+def locate(name_or_path: str) -> Path | None:
+    """The folder of an imported set of this name, else the path if there is one; None if there is neither.
+
+    Where a set and a path have one name the set is meant; ``./name`` means the path.
+    """
+    plain = bool(name_or_path) and Path(name_or_path).name == name_or_path and name_or_path not in (".", "..")
+    if plain and (data_home() / name_or_path).is_dir():
+        return data_home() / name_or_path
+    return Path(name_or_path) if name_or_path and Path(name_or_path).exists() else None
+
+
 def read(
     path: str | Path,
     *,

@@ -11,7 +11,7 @@ import torch
 from client.batches import BatchMaker
 from client.data.cleaning import clean
 from client.data.histories import build_histories
-from client.data.ingest import RawData, data_home, read
+from client.data.ingest import RawData, data_home, locate, read
 from client.data.pseudonyms import PseudonymKey
 from client.data.text_cache import TextCache
 from client.ranking.scorer import ModelScorer, Scores
@@ -40,12 +40,10 @@ def data_of(run: Path, name_or_path: str) -> RawData:
             raise ConfigError(f"{run}: Expected the partners' folders of a simulation for data={MARKETPLACE}.")
         parts = [read(folder) for folder in folders]
         return RawData(MARKETPLACE, pl.concat([part.interactions for part in parts]), parts[0].items)
-    imported = data_home() / name_or_path
-    if Path(name_or_path).name == name_or_path and imported.is_dir():
-        return read(imported)
-    if not Path(name_or_path).exists():
+    path = locate(name_or_path)
+    if path is None:
         raise ConfigError(f"Expected data=an imported set or a path, got {name_or_path}: there is neither.")
-    return read(name_or_path)
+    return read(path)
 
 
 class LocalRanker:
