@@ -115,3 +115,20 @@ def world(base: BaseModel, tiny_model: ModelConfig) -> World:
     texts, items = torch.randn(2, n_items, model.width, generator=random)
     catalogue = CatalogueVectors(0.3 * texts, torch.nn.functional.normalize(items, dim=-1))
     return World(model, UserGradients(model), catalogue, n_items)
+
+
+@pytest.fixture
+def veilrec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process: exit code, stdout, stderr."""
+    from simulations.cli import main
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["veilrec", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        return code if isinstance(code, int) else 0, out, err
+
+    return call

@@ -27,7 +27,7 @@ from shared.errors import (
     VeilrecError,
 )
 from simulations import demo
-from simulations.cli import _settings, app, main
+from simulations.cli import _settings, app
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from simulations.cli import main; main()"]
@@ -37,22 +37,6 @@ TINY = (
 )
 SHOP = ("--data", "marketplace", "--users", "60", "--items", "136", "--partners", "3")
 Veilrec = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def veilrec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Veilrec:
-    """The command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["veilrec", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, out, err
-
-    return call
 
 
 def refused(family: type[VeilrecError], ended: tuple[int, str, str]) -> str:

@@ -48,22 +48,6 @@ def titles(shop_data: RawData) -> dict[str, str]:
     return dict(shop_data.items.sort("item_id", pl.col("title").str.len_chars()).select("item_id", "title").rows())
 
 
-@pytest.fixture
-def veilrec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Veilrec:
-    """The command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["veilrec", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, out, err
-
-    return call
-
-
 # --- by user --------------------------------------------------------------------------------------
 
 
