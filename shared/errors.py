@@ -8,15 +8,19 @@
     │   ├── SchemaError              21  a missing or mistyped column or field
     │   └── EmptyHistoryError        22  nothing is left to train or rank on
     ├── PrivacyError                 30  the round ends and nothing is released
+    │   ├── BudgetExhaustedError     31  the ledger has no epsilon or delta left for the plan
     │   ├── PolicyViolationError     32  a plan below the partner's floor
     │   ├── SensitivityError         33  one user could move the sum by more than C
-    │   └── AccountingError          34  two accountants disagree, or a plan cannot be accounted
+    │   ├── AccountingError          34  two accountants disagree, or a plan cannot be accounted
+    │   └── LedgerError              35  a ledger that was changed, rolled back or cannot be written
     ├── ProtocolError                40  the other side did not keep to the protocol
     │   ├── AdapterMismatchError     41  an adapter of another shape or another base model
-    │   ├── CohortTooSmallError      42  fewer answers than the quorum
-    │   └── ReplayError              43  a message for a round that is over, or not yet begun
-    ├── IntegrityError               50  a file is not what was written
-    │   └── CheckpointError          51
+    │   ├── CohortTooSmallError      42  fewer partners than the quorum
+    │   ├── ReplayError              43  a message out of its turn: repeated, too early, too late
+    │   └── UnmaskError              44  a request to open a sum that must stay closed, or shares that do not fit
+    ├── IntegrityError               50  something is not what was written or signed
+    │   ├── CheckpointError          51
+    │   └── InvalidSignatureError    52
     └── RankingError                 60
         └── UnknownUserError         62
 
@@ -68,6 +72,12 @@ class PrivacyError(VeilrecError):
     exit_code = 30
 
 
+class BudgetExhaustedError(PrivacyError):
+    """The partner's ledger has no epsilon or delta left for what is asked."""
+
+    exit_code = 31
+
+
 class PolicyViolationError(PrivacyError):
     """A plan that a partner, or the law of the run mode, does not allow."""
 
@@ -86,6 +96,12 @@ class AccountingError(PrivacyError):
     exit_code = 34
 
 
+class LedgerError(PrivacyError):
+    """A ledger that was changed, rolled back, or cannot be written."""
+
+    exit_code = 35
+
+
 class ProtocolError(VeilrecError):
     """The other side did not keep to the protocol."""
 
@@ -99,19 +115,25 @@ class AdapterMismatchError(ProtocolError):
 
 
 class CohortTooSmallError(ProtocolError):
-    """Fewer partners answered than the quorum."""
+    """Fewer partners than the quorum."""
 
     exit_code = 42
 
 
 class ReplayError(ProtocolError):
-    """A message for a round that is over or has not begun."""
+    """A message out of its turn: repeated, for a round that is over or has not begun."""
 
     exit_code = 43
 
 
+class UnmaskError(ProtocolError):
+    """A request to open a sum that must stay closed, or shares that do not fit together."""
+
+    exit_code = 44
+
+
 class IntegrityError(VeilrecError):
-    """A file is not what was written."""
+    """Something is not what was written or signed."""
 
     exit_code = 50
 
@@ -120,6 +142,12 @@ class CheckpointError(IntegrityError):
     """A checkpoint that cannot be resumed from."""
 
     exit_code = 51
+
+
+class InvalidSignatureError(IntegrityError):
+    """A signature that is not of the key, the purpose or the content that were expected."""
+
+    exit_code = 52
 
 
 class RankingError(VeilrecError):
