@@ -1,0 +1,77 @@
+"""The commands ``veilrec bench ...``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+bench_app = typer.Typer(help="Measure what a part of Veilrec costs on this machine.", no_args_is_help=True)
+
+
+_HEADINGS = {
+    "parameters": "size",
+    "dropped": "lost",
+    "client_s": "client ms",
+    "server_s": "server ms",
+    "total_compute_s": "total ms",
+    "bytes_up_per_partner": "bytes up",
+    "max_error_steps": "error",
+}
+"""Short enough for 80 columns."""
+
+
+@bench_app.callback()
+def _bench() -> None:
+    """Keeps the benchmark's name in the command, even while there is one alone."""
+
+
+@bench_app.command("secure-sum")
+def secure_sum(
+    partners: Annotated[str, typer.Option(help="Numbers of partners, 3 to 50, with commas between.")] = "3,10,50",
+    parameters: Annotated[int, typer.Option(min=1, help="Coordinates of the sum.")] = 100_000,
+    dropped: Annotated[float, typer.Option(min=0, max=1, help="Fraction that is lost after sharing.")] = 0.2,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds, each with fresh keys; the median is shown.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> None:
+    """A whole masked round: keys, shares, masks, consents, opening; all partners in one process."""
+    from simulations.benchmarks.machine import machine
+    from simulations.benchmarks.secure_sum import benchmark
+
+    rows = benchmark(_numbers(partners), parameters, dropped, repeat)
+    if as_json:
+        typer.echo(json.dumps({"benchmark": "secure-sum", "machine": machine(), "results": rows}))
+        return
+    _print_rows("secure sum", rows)
+
+
+def _numbers(text: str) -> list[int]:
+    from shared.errors import ConfigError
+
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(3 <= number <= 50 for number in numbers):
+        raise ConfigError("Expected --partners as numbers from 3 to 50 with commas between, as in 3,10,50.")
+    return numbers
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE)
+    for name in rows[0]:
+        table.add_column(_HEADINGS.get(name, name), justify="right")
+    for row in rows:
+        table.add_row(*(_cell(name, value) for name, value in row.items()))
+    Console().print(table)
+
+
+def _cell(name: str, value: float) -> str:
+    return f"{1e3 * value:,.1f}" if name.endswith("_s") else f"{value:,.0f}"
