@@ -8,16 +8,18 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from shared.errors import PolicyViolationError
+from shared.privacy.lattice import LARGEST_VECTOR, scale_for, sensitivity
 
 Mode = Literal["distributed", "local", "none"]
+Stage = Literal["prior", "train"]
 
 
 @dataclass(frozen=True, slots=True)
 class PrivacyPlan:
     """The mechanism of a whole run, from the first sum to the last round.
 
-    The run is one composition: a Gaussian sum over all users (the collaborative prior, if any), then
-    `steps` Poisson-subsampled Gaussian sums.
+    The run is one composition: a noised sum over all users (the collaborative prior, if any), then `steps`
+    Poisson-subsampled noised sums. Noise is integer-valued (Skellam) on a public lattice.
 
     Attributes
     ----------
@@ -33,13 +35,18 @@ class PrivacyPlan:
     clip_norm : float
         C, the most that one user moves a sum, over all partners that hold them.
     noise_multiplier : float
-        z: the noise of a step's sum has standard deviation ``z C``.
+        z: the noise of a step's sum has z times the standard deviation of one user's reach, which is C
+        and what rounding to the lattice adds to it (`shared.privacy.lattice.sensitivity`).
     prior_noise_multiplier : float or None
         The same for the prior's sum, whose sensitivity is 1; None if there is no such sum.
     rounds, local_steps : int
+    partners : int
+        n, the most that take part in a round.
     survivors, colluders : int
         t partners must answer and c of them may subtract their shares: a share has variance
         ``z^2 C^2 / (t - c)``.
+    masked : bool
+        The coordinator sees only the sum. If not, it sees each partner's own noised sum.
     partners_per_user : int
         k_max; every partner clips to ``C / k_max``.
     max_events : int
@@ -55,18 +62,28 @@ class PrivacyPlan:
     prior_noise_multiplier: float | None
     rounds: int
     local_steps: int
+    partners: int
     survivors: int
     colluders: int
+    masked: bool
     partners_per_user: int
     max_events: int
     unit: str = "user"
     adjacency: str = "add-or-remove"
+    mechanism: str = "skellam"
     accountant: str = "pld"
 
     def __post_init__(self) -> None:
         if self.population < 1:
             raise PolicyViolationError(
                 f"Expected a declared population >= 1, got {self.population}: sums are divided by it."
+            )
+        if not 1 <= self.survivors <= self.partners:
+            raise PolicyViolationError(f"Expected 1 <= survivors <= partners={self.partners}, got {self.survivors}.")
+        if self.masked and 2 * self.survivors <= self.partners + self.colluders:
+            raise PolicyViolationError(
+                f"Expected 2 survivors > partners + colluders = {self.partners + self.colluders} under masks, "
+                f"got survivors={self.survivors}: two different sums of one round could be opened."
             )
         if self.mode == "none":
             return
@@ -105,21 +122,38 @@ class PrivacyPlan:
         """``q N0``, the public divisor of a step's sum."""
         return self.sampling_rate * self.population
 
-    def share_stddev(self, stage: Literal["prior", "train"]) -> float:
-        """Standard deviation of the noise that one partner adds to its own sum.
+    def scale(self, stage: Stage) -> int:
+        """Lattice steps per clip norm in a sum of this stage; public."""
+        return scale_for(self.population if stage == "prior" else self.normaliser)
+
+    def step(self, stage: Stage) -> float:
+        """The length of one lattice step: a sum is this times its integers."""
+        return (1.0 if stage == "prior" else self.clip_norm) / self.scale(stage)
+
+    def multiplier(self, stage: Stage) -> float:
+        """The noise multiplier of a stage; 0 in mode ``none``."""
+        value = self.prior_noise_multiplier if stage == "prior" else self.noise_multiplier
+        if value is None:
+            raise PolicyViolationError(f"Expected a plan with a {stage} stage.")
+        return 0.0 if self.mode == "none" else value
+
+    def share_variance(self, stage: Stage, size: int) -> float:
+        """Variance, in steps squared, of the noise that one partner adds to its own sum of `size` coordinates.
 
         Guarantees
         ----------
         In ``distributed`` mode the shares of any ``t - c`` honest partners add up to at least the
         noise of the plan. In ``local`` mode every partner adds all of it. In ``none``: 0.
+
+        Raises
+        ------
+        PolicyViolationError
+            If the sum has more coordinates than the accountant counts on.
         """
-        if self.mode == "none":
-            return 0.0
-        multiplier = self.prior_noise_multiplier if stage == "prior" else self.noise_multiplier
-        if multiplier is None:
-            raise PolicyViolationError(f"Expected a plan with a {stage} stage.")
-        full = multiplier * (1.0 if stage == "prior" else self.clip_norm)
-        return full if self.mode == "local" else full / math.sqrt(self.survivors - self.colluders)
+        if not 0 < size <= LARGEST_VECTOR:
+            raise PolicyViolationError(f"Expected a sum of 1 to {LARGEST_VECTOR} coordinates, got {size}.")
+        full = (self.multiplier(stage) * sensitivity(self.scale(stage), size, self.partners_per_user)) ** 2
+        return full / (self.survivors - self.colluders) if self.mode == "distributed" else full
 
     def digest(self) -> str:
         """SHA-256 of all fields: two parties with one digest mean one plan."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shared.errors import PolicyViolationError, PrivacyError
 from shared.privacy.accounting import build_plan
+from shared.privacy.lattice import LARGEST_VECTOR, sensitivity
 from shared.privacy.plan import PrivacyPlan
 
 PLAN = PrivacyPlan(
@@ -25,8 +26,10 @@ PLAN = PrivacyPlan(
     prior_noise_multiplier=1.5,
     rounds=10,
     local_steps=1,
+    partners=5,
     survivors=4,
     colluders=1,
+    masked=True,
     partners_per_user=2,
     max_events=100,
 )
@@ -52,9 +55,14 @@ PLAN = PrivacyPlan(
         ({"clip_norm": math.inf}, "clip_norm"),
         ({"clip_norm": math.nan}, "clip_norm"),
         ({"partners_per_user": 0}, "partners_per_user"),
-        ({"colluders": 4}, "colluders"),
-        ({"colluders": 5}, "colluders"),
+        ({"colluders": 4, "masked": False}, "colluders"),
+        ({"colluders": 5, "masked": False}, "colluders"),
         ({"colluders": -1}, "colluders"),
+        ({"survivors": 6}, "survivors"),
+        ({"survivors": 0, "masked": False}, "survivors"),
+        ({"survivors": 3}, "2 survivors > partners"),
+        ({"colluders": 3}, "2 survivors > partners"),
+        ({"survivors": 3, "mode": "none"}, "2 survivors > partners"),
         ({"population": 0}, "population"),
         ({"population": 0, "mode": "none"}, "population"),
     ],
@@ -81,35 +89,66 @@ def test_a_plan_cannot_be_changed() -> None:
 
 def test_a_stage_that_the_plan_has_not_is_refused() -> None:
     with pytest.raises(PolicyViolationError, match="Expected a plan with a prior stage"):
-        replace(PLAN, prior_noise_multiplier=None).share_stddev("prior")
+        replace(PLAN, prior_noise_multiplier=None).share_variance("prior", 10)
+
+
+@pytest.mark.parametrize("size", [0, -1, LARGEST_VECTOR + 1])
+def test_a_sum_that_the_accountant_does_not_count_on_is_refused(size: int) -> None:
+    with pytest.raises(PolicyViolationError, match="Expected a sum of 1 to 16777216 coordinates"):
+        PLAN.share_variance("train", size)
 
 
 @given(
     survivors=st.integers(1, 50),
     colluders=st.integers(0, 49),
     z=st.floats(0.1, 50),
-    clip=st.floats(1e-3, 10),
+    k=st.integers(1, 5),
+    size=st.integers(1, LARGEST_VECTOR),
 )
 def test_the_shares_of_the_honest_survivors_add_up_to_the_noise_of_the_plan(
-    survivors: int, colluders: int, z: float, clip: float
+    survivors: int, colluders: int, z: float, k: int, size: int
 ) -> None:
     if colluders >= survivors:
         return
-    plan = replace(PLAN, survivors=survivors, colluders=colluders, noise_multiplier=z, clip_norm=clip)
+    plan = replace(
+        PLAN,
+        partners=survivors,
+        survivors=survivors,
+        colluders=colluders,
+        noise_multiplier=z,
+        partners_per_user=k,
+    )
     honest = survivors - colluders
-    assert math.sqrt(honest) * plan.share_stddev("train") == pytest.approx(z * clip, rel=1e-12)
-    assert math.sqrt(honest) * plan.share_stddev("prior") == pytest.approx(1.5, rel=1e-12)
+    for stage, multiplier in (("train", z), ("prior", 1.5)):
+        reach = sensitivity(plan.scale(stage), size, k)  # type: ignore[arg-type]
+        total = honest * plan.share_variance(stage, size)  # type: ignore[arg-type]
+        assert math.sqrt(total) == pytest.approx(multiplier * reach, rel=1e-12)
 
 
 def test_in_local_mode_every_partner_adds_all_of_the_noise() -> None:
     plan = replace(PLAN, mode="local")
-    assert plan.share_stddev("train") == 2.0 * 0.5
-    assert plan.share_stddev("prior") == 1.5
+    for stage, multiplier in (("train", 2.0), ("prior", 1.5)):
+        reach = sensitivity(plan.scale(stage), 1000, 2)  # type: ignore[arg-type]
+        assert plan.share_variance(stage, 1000) == pytest.approx((multiplier * reach) ** 2)  # type: ignore[arg-type]
 
 
 def test_without_privacy_no_noise_is_asked_for() -> None:
     plan = replace(PLAN, mode="none", noise_multiplier=0.0, prior_noise_multiplier=0.0)
-    assert plan.share_stddev("train") == plan.share_stddev("prior") == 0.0
+    assert plan.share_variance("train", 10) == plan.share_variance("prior", 10) == 0.0
+
+
+def test_noise_in_the_unit_of_the_sum_is_that_of_the_clip_norm_and_a_little_for_rounding() -> None:
+    honest = PLAN.survivors - PLAN.colluders
+    stddev = math.sqrt(honest * PLAN.share_variance("train", 100_000)) * PLAN.step("train")
+    assert 2.0 * 0.5 < stddev < 2.0 * 0.5 * 1.001
+    stddev = math.sqrt(honest * PLAN.share_variance("prior", 100_000)) * PLAN.step("prior")
+    assert 1.5 < stddev < 1.5 * 1.001
+
+
+def test_the_lattice_depends_on_what_is_declared_and_on_nothing_else() -> None:
+    many = replace(PLAN, population=10**6, sampling_rate=0.1)
+    assert (many.scale("prior"), many.scale("train")) == (2**10, 2**13)
+    assert (many.step("prior"), many.step("train")) == (2.0**-10, 0.5 * 2.0**-13)
 
 
 def test_what_is_derived_follows_from_the_fields() -> None:
@@ -136,12 +175,15 @@ def test_the_digest_tells_any_two_plans_apart() -> None:
         {"prior_noise_multiplier": None},
         {"rounds": 11},
         {"local_steps": 2},
+        {"partners": 6},
         {"survivors": 5},
         {"colluders": 0},
+        {"masked": False},
         {"partners_per_user": 1},
         {"max_events": 99},
         {"unit": "event"},
         {"adjacency": "replace-one"},
+        {"mechanism": "gaussian"},
         {"accountant": "rdp"},
     ]
     assert {key for change in changes for key in change} == set(asdict(PLAN))
