@@ -1,97 +1,54 @@
-"""The partner's agent: owner of data, model and randomness; it answers round plans.
+"""The partner's agent: the one that decides. It answers requests or refuses them, and pays in the ledger.
 
-It decides by itself what it may do: whether its data are simulated is written in its own folder, never
-in a message, and seeded noise or no noise at all is refused for data that are not.
+It decides by itself what it may do: whether its data are simulated, and what its floor is, is written in
+its own folder, never in a message. Nothing is computed before the plan is checked, no noise is drawn
+before it is reserved, and nothing is sent that was not released.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-
-from client.batches import BatchMaker
-from client.data.histories import build_histories
-from client.data.ingest import RawData, read
-from client.data.pseudonyms import PseudonymKey
-from client.data.text_cache import TextCache
-from client.privatize import add_noise_share, sample_users
-from client.statistics import clipped_statistics
-from client.training import PriorLogits
-from client.workbench import Workbench, open_workbench
-from shared.adapter import load_parameters
-from shared.catalogue import build_catalogue
-from shared.config import ModelConfig
-from shared.errors import AdapterMismatchError, ConfigError, IntegrityError, PolicyViolationError, ReplayError
-from shared.files import write_bytes
-from shared.hazmat.randomness import Randomness, randomness_for
-from shared.messages import ClippedSum, NoisedSum, RoundPlan
-from shared.model.behaviour import EventBatch
-from shared.model.prior import CollaborativePrior, effective_kind
-from shared.model.prior_scores import PriorScorer, mask_seen
-from shared.model.weights import choose_device, has_fast_bf16
-from shared.privacy.accounting import build_plan
-from shared.schema import Catalogue, Histories
-
-PARTNER_FILE, PRIOR_FILE = "partner.json", "prior.safetensors"
-Vector = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Premises:
-    """Where a partner keeps its things.
-
-    Attributes
-    ----------
-    folder : Path
-        ``interactions.parquet`` and ``items.parquet``; also the partner's key and caches.
-    name : str
-    simulated : bool
-        True only if the folder's own ``partner.json`` says so.
-    cache : Path
-        The file of text vectors.
-    tie_seed : int
-        Orders events of equal time (`client.data.histories.in_time_order`).
-    """
-
-    folder: Path
-    name: str
-    simulated: bool
-    cache: Path
-    tie_seed: int = 0
-
-    @classmethod
-    def open(cls, folder: Path) -> Premises:
-        """Read ``partner.json``; without one, the data are real and the caches lie beside them.
-
-        Raises
-        ------
-        ConfigError
-            If there is no such folder, or the file is not what was expected.
-        """
-        if not folder.is_dir():
-            raise ConfigError(f"{folder}: no such folder. Expected a partner's data.")
-        file = folder / PARTNER_FILE
-        if not file.exists():
-            return cls(folder, folder.name, simulated=False, cache=folder / "text-cache.sqlite")
-        try:
-            told = json.loads(file.read_text(encoding="utf-8"))
-            return cls(
-                folder,
-                str(told["name"]),
-                simulated=told["simulated"] is True,
-                cache=folder / str(told["cache"]),
-                tie_seed=int(told["tie_seed"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ConfigError(f"{file}: Expected JSON with name, simulated, cache and tie_seed.") from None
+from client.learner import Learner
+from client.policy import Facts, check
+from client.premises import Premises
+from client.privatize import leave_bare, mask
+from client.run_folder import RoundState, RunFolder
+from client.secure_sum import MaskingSession
+from shared.errors import (
+    AdapterMismatchError,
+    ConfigError,
+    LedgerError,
+    PolicyViolationError,
+    ReplayError,
+    UnmaskError,
+)
+from shared.exchange import Consent, KeyOffer, Opening, Outbox
+from shared.hazmat.randomness import SystemRandomness
+from shared.messages import ROUND_PLAN, NoisedSum, RoundPlan, SignedPlan, model_digest
+from shared.model.prior import CollaborativePrior
+from shared.model.weights import find_base
+from shared.privacy.accounting import build_plan, epsilon_spent
+from shared.privacy.ledger import Ledger, Receipt, Reservation
+from shared.privacy.plan import PrivacyPlan
+from shared.requests import (
+    Answer,
+    Attempt,
+    BareRequest,
+    ConsentRequest,
+    Contribution,
+    KeysRequest,
+    Model,
+    OpenRequest,
+    Request,
+    SharesRequest,
+    SumRequest,
+)
+from shared.wire import parse_plan
 
 
 class PartnerAgent:
@@ -106,146 +63,198 @@ class PartnerAgent:
 
     def __init__(self, premises: Premises, device: str = "auto") -> None:
         self.premises = premises
-        self.device = choose_device(device)
-        self._prior: tuple[str, CollaborativePrior] | None = None
-        self._histories: tuple[int, Histories] | None = None
-        self._maker: tuple[ModelConfig, BatchMaker] | None = None
+        self.learner = Learner(premises, device)
+        self.ledger = Ledger(premises.ledger_file, premises.identity)
+        self._secrets = SystemRandomness()
 
-    @cached_property
-    def catalogue(self) -> Catalogue:
-        """The public catalogue, from the partner's own copy."""
-        return build_catalogue(self._data.items)
-
-    def histories(self, model: ModelConfig) -> Histories:
-        """The partner's users, with at most ``model.max_history`` events each."""
-        if self._histories is None or self._histories[0] != model.max_history:
-            built = build_histories(
-                self._data.interactions,
-                self.catalogue,
-                self._key,
-                max_events=model.max_history,
-                tie_seed=self.premises.tie_seed,
-            )
-            self._histories = (model.max_history, built)
-        return self._histories[1]
-
-    def workbench(self, model: ModelConfig, seed: int) -> Workbench:
-        """The model with the catalogue's vectors; built once a process."""
-        return open_workbench(model, seed, self.catalogue, self.premises.cache, self.device)
-
-    def batch_maker(self, model: ModelConfig, seed: int) -> BatchMaker:
-        """Batches of the partner's histories, with vectors of its reviews."""
-        if self._maker is None or self._maker[0] != model:
-            bench, histories = self.workbench(model, seed), self.histories(model)
-            vectors = TextCache(self.premises.cache).vectors(
-                bench.text, histories.review_texts, width=bench.model.width, items=False
-            )
-            self._maker = (model, BatchMaker(histories, vectors[:, 0], model))
-        return self._maker[1]
-
-    def take_prior(self, run_id: str, prior: CollaborativePrior) -> None:
-        """Keep the federation's prior for the rounds of a run, on disk: another process may do the next one."""
-        write_bytes(self.premises.folder / PRIOR_FILE, save(dict(prior.arrays()), {"run_id": run_id}))
-        self._prior = (run_id, prior)
-
-    def answer(self, round_plan: RoundPlan, parameters: Vector | None) -> NoisedSum:
-        """Do what a round asks, or refuse.
+    def answer(self, request: Request) -> Answer:
+        """Do what a request asks, or refuse.
 
         Raises
         ------
         PolicyViolationError
             If the plan asks for what this partner does not allow.
+        BudgetExhaustedError
+            If the ledger has not enough left for it.
         AdapterMismatchError
-            If it is for another catalogue or another shape of adapter.
+            If it is for another catalogue, another model, or another shape of adapter.
         ReplayError
-            If a training round comes without the prior that it builds on.
+            If a message is out of its turn.
+        InvalidSignatureError, CohortTooSmallError, UnmaskError, LedgerError
+            See `client.secure_sum` and `shared.privacy.ledger`.
         """
-        self._check(round_plan)
-        source = self._randomness(round_plan, self.premises.name)
-        context = f"{round_plan.run_id}/{round_plan.round}"
-        if round_plan.stage == "prior":
-            return add_noise_share(self._statistics(round_plan), round_plan.plan, "prior", source, context)
-        if parameters is None:
-            raise AdapterMismatchError("Expected parameters with a training round.")
-        return self._train(round_plan, parameters, source, context)
+        match request:
+            case KeysRequest(signed):
+                return self._offer(signed)
+            case SharesRequest():
+                return self._share(request)
+            case SumRequest():
+                return self._sum(request)
+            case ConsentRequest():
+                return self._consent(request)
+            case OpenRequest():
+                return self._open(request)
+            case BareRequest():
+                return self._bare(request)
 
-    def _statistics(self, round_plan: RoundPlan) -> ClippedSum:
-        config, n_items = round_plan.config, len(self.catalogue)
-        kind = effective_kind(config.prior, n_items)
-        clip_norm = 1.0 / round_plan.plan.partners_per_user
-        histories = self.histories(config.model)
-        return clipped_statistics(histories, n_items, config.prior, kind, clip_norm=clip_norm)
+    # --- the exchanges ----------------------------------------------------------------------------
 
-    def _train(self, round_plan: RoundPlan, parameters: Vector, source: Randomness, context: str) -> NoisedSum:
-        """Sample, clip, sum, noise; in ``local`` mode several times, each step from where the last one ended."""
-        config, plan = round_plan.config, round_plan.plan
-        bench = self.workbench(config.model, config.seed or 0)
-        maker, prior = self.batch_maker(config.model, config.seed or 0), self._prior_logits(round_plan)
-        # In bfloat16 one user would move the rounding of all others: nothing that noise is to hide.
-        bf16 = plan.mode == "none" and config.training.precision == "auto" and has_fast_bf16(self.device.type)
-        # In a simulation the sample is a property of users, whichever partner holds them, in whichever run:
-        # so that a federation without noise can be compared with the same model on pooled data.
-        sampling = self._randomness(round_plan, "federation")
-        users = self.histories(config.model).users
-        total = np.zeros(bench.gradients.size)
-        here = parameters.astype(np.float64)
-        noised = NoisedSum(total, 0.0)
-        for step in range(plan.local_steps):
-            at = f"{context}/{step}"
-            load_parameters(bench.model, here.astype(np.float32))
-            taken = sample_users(users, plan, sampling, f"{round_plan.round}/{step}")
-            batches = maker.training(taken, config.training, sampling.read(32, f"{round_plan.round}/{step}/windows"))
-            clipped = bench.gradients.clipped_sum(batches, bench.catalogue, prior, plan.partner_clip_norm, bf16=bf16)
-            noised = add_noise_share(clipped, plan, "train", source, at)
-            total += noised.values
-            here -= config.training.local_learning_rate * noised.values / (plan.normaliser / config.federation.partners)
-        return NoisedSum(total, noised.noise_stddev, noised.loss)
+    def _offer(self, signed: SignedPlan) -> KeyOffer:
+        order = self._accept(signed)
+        if not order.plan.masked:
+            raise ReplayError("Expected a request without masks: the plan says masked=false.")
+        premises = self.premises
+        session = MaskingSession(
+            premises.name, signed.context, premises.identity, premises.peers, order.plan.survivors, self._secrets
+        )
+        offer = session.offer()
+        self._begin(order, signed, session.to_bytes())
+        return offer
 
-    def _prior_logits(self, round_plan: RoundPlan) -> PriorLogits:
-        if self._prior is None or self._prior[0] != round_plan.run_id:
-            self._prior = _kept_prior(self.premises.folder / PRIOR_FILE)
-        if self._prior is None or self._prior[0] != round_plan.run_id:
-            raise ReplayError("Expected the prior of this run before its training rounds.")
-        scorer = PriorScorer(self._prior[1], round_plan.config.prior, self.device)
+    def _share(self, request: SharesRequest) -> Outbox:
+        with self._session(request.attempt) as (order, session):
+            self._check_receipt(request.receipt)
+            if len(request.roster.offers) > order.plan.partners:
+                raise UnmaskError(f"Expected members <= partners={order.plan.partners} of the plan, got more.")
+            return session.share(request.roster)
 
-        def logits(batch: EventBatch) -> torch.Tensor:
-            return mask_seen(scorer.all_positions(batch.items), batch.items)
+    def _sum(self, request: SumRequest) -> Contribution:
+        with self._session(request.attempt) as (order, session):
+            session.receive(request.inbox)
+            update = mask(self._noised_sum(order, request.model), order.plan, session)
+        return Contribution(self.premises.name, update, self.ledger.head())
 
-        return logits
+    def _consent(self, request: ConsentRequest) -> Consent:
+        with self._session(request.attempt) as (order, session):
+            consent = session.consent(request.survivors)
+            # A round has one noised sum here. Opened for two sets of partners, the two would give away a third.
+            self.ledger.open(order.run_id, order.round, request.survivors.names)
+            return consent
 
-    def _check(self, round_plan: RoundPlan) -> None:
-        config = round_plan.config
-        if not self.premises.simulated and (config.simulation or round_plan.plan.mode == "none"):
-            raise PolicyViolationError("Expected simulation=false and a privacy mode other than none for real data.")
-        if round_plan.plan != build_plan(config):
+    def _open(self, request: OpenRequest) -> Opening:
+        with self._session(request.attempt) as (_, session):
+            return session.open(request.consents)
+
+    def _bare(self, request: BareRequest) -> Contribution:
+        order = self._accept(request.signed)
+        if order.plan.masked:
+            raise ReplayError("Expected the exchanges of a secure sum: the plan says masked=true.")
+        self._check_receipt(request.receipt)
+        self._begin(order, request.signed, None)
+        update = leave_bare(self._noised_sum(order, request.model), order.plan)
+        return Contribution(self.premises.name, update, self.ledger.head())
+
+    # --- what they have in common -----------------------------------------------------------------
+
+    def _accept(self, signed: SignedPlan) -> RoundPlan:
+        """Check a round plan against all that this partner holds itself; nothing is written."""
+        policy = self.premises.policy
+        if policy.server_key is None:
+            raise PolicyViolationError("Expected a pinned policy.server_key: nobody else may ask.")
+        policy.server_key.verify(ROUND_PLAN, signed.text.encode(), signed.signature)
+        order = parse_plan(signed.text)
+        if order.plan != build_plan(order.config):
             raise PolicyViolationError("Expected the privacy plan that follows from the configuration.")
-        if round_plan.catalogue_digest != self.catalogue.digest:
+        epsilon = self._epsilon(order.plan)
+        check(policy, Facts(self.premises.simulated, len(self.premises.peers), epsilon, self._digest_of(order)), order)
+        if order.catalogue_digest != self.learner.catalogue.digest:
             raise AdapterMismatchError("Expected the catalogue of the federation: digests differ.")
+        state = self._folder(order.run_id).state()
+        if state is not None and order.attempt in state.attempts:
+            raise ReplayError(f"Expected a new attempt at round {order.round}, this one was made before.")
+        self.ledger.check(self._reservation(order), order.plan, epsilon, *self._limits)
+        return order
 
-    def _randomness(self, round_plan: RoundPlan, party: str) -> Randomness:
-        return randomness_for(seed=round_plan.config.seed, simulation=self.premises.simulated, party=party)
+    def _noised_sum(self, order: RoundPlan, model: Model) -> NoisedSum:
+        """The noised sum of a round: reserved, then drawn, then released; once, however often it is asked for."""
+        folder = self._folder(order.run_id)
+        prior = self._starting_point(folder, order, model)
+        self.ledger.declare(order.run_id, order.plan, self._epsilon(order.plan), *self._limits)
+        self.ledger.reserve(self._reservation(order))
+        released = self.ledger.released(order.run_id, order.round)
+        if released is not None:
+            kept = folder.kept_sum(order.request, released)
+            if kept is None:
+                raise LedgerError(f"Expected the noised sum of round {order.round}, which was released, to be kept.")
+            return kept
+        if prior is None or model.parameters is None:
+            noised = self.learner.noised_statistics(order)
+        else:
+            noised = self.learner.noised_gradients(order, model.parameters, prior)
+        self.ledger.release(order.run_id, order.round, folder.keep_sum(order.request, noised))
+        return noised
 
-    @cached_property
-    def _data(self) -> RawData:
-        return read(self.premises.folder)
+    def _starting_point(self, folder: RunFolder, order: RoundPlan, model: Model) -> CollaborativePrior | None:
+        """The prior of a training round, once the model is known to be the one of the plan; None for the prior's."""
+        if order.stage == "prior":
+            if model.parameters is not None or model.prior is not None:
+                raise AdapterMismatchError("Expected no model with the round of the prior's sum.")
+            return None
+        if model.parameters is None:
+            raise AdapterMismatchError("Expected parameters with a training round.")
+        prior = model.prior or folder.prior()
+        if prior is None:
+            raise ReplayError("Expected the prior of this run before its training rounds.")
+        if model_digest(model.parameters, prior) != order.model_digest:
+            raise AdapterMismatchError("Expected the model of the round plan: digests differ.")
+        prior.check(len(self.learner.catalogue))
+        self.learner.check_parameters(order.config, model.parameters)
+        if model.prior is not None:
+            folder.keep_prior(model.prior)
+        return prior
 
-    @cached_property
-    def _key(self) -> PseudonymKey:
-        if self.premises.simulated:
-            return PseudonymKey.derive(0)
-        return PseudonymKey.load_or_create(self.premises.folder / "pseudonym.key")
+    def _check_receipt(self, receipt: Receipt | None) -> None:
+        """A head that the coordinator countersigned must still be in the ledger: else it was rolled back."""
+        server = self.premises.policy.server_key
+        if receipt is not None and server is not None:
+            self.ledger.accept_receipt(receipt, server)
 
+    def _reservation(self, order: RoundPlan) -> Reservation:
+        return Reservation.of(order.plan, order.run_id, order.round, order.stage, order.request)
 
-def _kept_prior(file: Path) -> tuple[str, CollaborativePrior] | None:
-    """The run and the prior that were kept last."""
-    try:
-        with safe_open(file, framework="np") as kept:
-            arrays = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118
-            return kept.metadata()["run_id"], CollaborativePrior(**arrays)
-    except FileNotFoundError:
+    def _begin(self, order: RoundPlan, signed: SignedPlan, session: bytes | None) -> None:
+        """Remember an attempt: it will not be begun again."""
+        folder = self._folder(order.run_id)
+        before = folder.state()
+        earlier = () if before is None else before.attempts
+        folder.keep_state(RoundState(order.round, (*earlier, order.attempt), signed, session))
+
+    @contextmanager
+    def _session(self, attempt: Attempt) -> Iterator[tuple[RoundPlan, MaskingSession]]:
+        """The session of the current attempt and its plan. What fails ends it; a message out of turn does not."""
+        folder, premises = self._folder(attempt.run_id), self.premises
+        state = folder.state()
+        if state is None or state.session is None or state.attempts[-1] != attempt.nonce:
+            raise ReplayError("Expected a message of the current attempt of a round.")
+        session = MaskingSession.from_bytes(state.session, premises.identity, premises.peers, self._secrets)
+        turn = session.next_step
+        try:
+            yield parse_plan(state.signed.text), session
+        except BaseException:
+            if session.next_step != turn:
+                folder.keep_state(replace(state, session=None))
+            raise
+        over = session.next_step == "over"
+        folder.keep_state(replace(state, session=None if over else session.to_bytes()))
+
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self.premises.folder / "runs" / run_id)
+
+    def _digest_of(self, order: RoundPlan) -> str | None:
+        """SHA-256 of the base model, only where the floor names models by digest: a name must not start a download."""
+        base, allowed = order.config.model.base, self.premises.policy.bases
+        if allowed is None or base in allowed:
+            return None
+        with suppress(ConfigError):
+            return find_base(base, local_only=True).sha256
         return None
-    except (OSError, SafetensorError, KeyError, TypeError):
-        raise IntegrityError(f"{file}: Expected the prior of a run.") from None
+
+    def _epsilon(self, plan: PrivacyPlan) -> float | None:
+        return epsilon_spent(plan, plan.rounds)
+
+    @property
+    def _limits(self) -> tuple[float, float]:
+        return self.premises.policy.max_epsilon, self.premises.policy.max_delta
 
 
 @lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 Where the data are is the partner's own setting (``data-path`` in the SuperNode's ``--node-config``).
 Only in a simulation, where a SuperNode has a ``partition-id`` and no data of its own, does the run say
-where the simulated partners' folders lie; the agent still decides by the folder's own ``partner.json``
+where the simulated partners' folders lie; the agent still decides by the folder's own ``partner.toml``
 whether they are simulated.
 """
 
@@ -15,7 +15,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from shared.errors import ConfigError, VeilrecError
-from shared.wire import pack_error, pack_update, unpack_round
+from shared.wire import unpack_request
+from shared.wire_answers import pack_answer, pack_error
 
 app = ClientApp()
 _log = logging.getLogger("veilrec.client")
@@ -23,7 +24,7 @@ _log = logging.getLogger("veilrec.client")
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Hand a round plan to the agent and its answer, or the name of its error, back."""
+    """Hand a request to the agent and its answer, or the name of its error, back."""
     return Message(_answer(message, context), reply_to=message)
 
 
@@ -41,11 +42,8 @@ def _answer(message: Message, context: Context) -> RecordDict:
 def _ask_agent(message: Message, context: Context) -> RecordDict:
     from client.agent import agent_for
 
-    plan, parameters, prior = unpack_round(message.content)
-    agent = agent_for(_folder(context))
-    if prior is not None:
-        agent.take_prior(plan.run_id, prior)
-    return pack_update(agent.answer(plan, parameters))
+    request = unpack_request(message.content)
+    return pack_answer(agent_for(_folder(context)).answer(request))
 
 
 def _folder(context: Context) -> Path:

@@ -15,6 +15,10 @@ from shared.model.behaviour import RATING_STEPS, EventBatch
 from shared.schema import Histories, UserHistory
 
 
+PADDING = 8
+"""Training windows are padded to multiples of this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The part of one history that one pass reads: events and, for training, the targets after them."""
@@ -43,10 +47,11 @@ class BatchMaker:
         self._model = model
 
     def training(self, users: NDArray[np.int64], training: TrainingConfig, key: bytes) -> Iterator[EventBatch]:
-        """Batches of the users' training windows, users of alike length together.
+        """Batches of the users' training windows, users of one padded length together.
 
-        What is read of a user depends on the user's own history, the public configuration and `key`
-        alone: not on who else is in the batch.
+        What is read of a user, and to which length it is padded, depends on the user's own history, the public
+        configuration and `key` alone: not on who else is in the batch. (Padding to the longest of a batch
+        would let one user change the arithmetic of all others: at worst, from numbers to NaN.)
         """
         windows = [self._training_window(self._histories[int(k)], training, key) for k in users]
         yield from self._batches(windows, training.microbatch)
@@ -57,18 +62,26 @@ class BatchMaker:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             windows = [self._latest_window(self._histories[int(users[k])]) for k in places]
-            yield places, self._collate(windows)
+            yield places, self._collate(windows, _longest(windows))
 
     def without(self, history: UserHistory, gone: int | None) -> EventBatch:
         """A batch of one: the user's newest events, without event `gone`; for explanations."""
         newest = np.arange(len(history))[max(0, len(history) - self._model.max_events) :]
         kept = newest if gone is None else newest[newest != gone]
-        return self._collate([_window(history, kept, np.zeros(0, dtype=np.int64), self._model.rating_max)])
+        window = _window(history, kept, np.zeros(0, dtype=np.int64), self._model.rating_max)
+        return self._collate([window], _longest([window]))
 
     def _batches(self, windows: list[Window], size: int) -> Iterator[EventBatch]:
-        windows.sort(key=lambda window: len(window.items))
-        for start in range(0, len(windows), size):
-            yield self._collate(windows[start : start + size])
+        alike: dict[int, list[Window]] = {}
+        for window in windows:
+            alike.setdefault(self._padded(len(window.items)), []).append(window)
+        for width, group in sorted(alike.items()):
+            for start in range(0, len(group), size):
+                yield self._collate(group[start : start + size], width)
+
+    def _padded(self, length: int) -> int:
+        """The length to which a window is padded: whole steps of `PADDING`, up to the model's most."""
+        return min(-(-length // PADDING) * PADDING, self._model.max_events)
 
     def _latest_window(self, history: UserHistory) -> Window:
         cut = slice(max(0, len(history) - self._model.max_events), None)
@@ -87,9 +100,9 @@ class BatchMaker:
             kept = kept[stays]
         return _window(history, kept, next_new_items(history.items)[kept], self._model.rating_max)
 
-    def _collate(self, windows: Sequence[Window]) -> EventBatch:
+    def _collate(self, windows: Sequence[Window], width: int) -> EventBatch:
         lengths = np.array([len(window.items) for window in windows], dtype=np.int64)
-        shape = (len(windows), int(lengths.max()))
+        shape = (len(windows), width)
         items, targets = np.full(shape, -1, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
         events, ratings = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         reviews = np.full(shape, -1, dtype=np.int64)
@@ -112,6 +125,10 @@ class BatchMaker:
             return None
         vectors = self._review_vectors[np.maximum(reviews, 0)].astype(np.float32)
         return torch.from_numpy(vectors * (reviews >= 0)[..., None])
+
+
+def _longest(windows: Sequence[Window]) -> int:
+    return max(len(window.items) for window in windows)
 
 
 def next_new_items(items: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from server.admission import Admission
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.optimizer import ServerState
+from server.receipts import ReceiptBook
 from server.strategy import Observer, Run, VeilrecStrategy
 from shared.adapter import flatten_parameters, load_parameters, save_release
 from shared.catalogue import read_catalogue
@@ -23,6 +25,7 @@ from shared.privacy.accounting import build_plan, epsilon_spent
 from shared.schema import Catalogue
 
 app = ServerApp()
+RECEIPTS_FILE = "receipts.json"
 
 
 @app.main()
@@ -34,11 +37,11 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError("Expected data-root: a folder with items.parquet and the partners' folders.")
     config = _read_config(str(settings.get("config", "")), Path(root) / "config.json")
     catalogue = read_catalogue(Path(root) / "items.parquet")
-    run_federation(grid, config, catalogue, Path(str(settings.get("out", "veilrec-run"))))
+    run_federation(grid, config, catalogue, Path(str(settings.get("out", "veilrec-run"))), Path(root))
 
 
 def run_federation(
-    grid: Grid, config: RunConfig, catalogue: Catalogue, out: Path, observer: Observer | None = None
+    grid: Grid, config: RunConfig, catalogue: Catalogue, out: Path, home: Path, observer: Observer | None = None
 ) -> Checkpoint:
     """Do the rounds that are left and release the adapter; the same on every engine.
 
@@ -48,6 +51,8 @@ def run_federation(
         Flower's way to the partners: in-process, Ray or a SuperLink.
     out : Path
         The run folder: ``config.json``, ``rounds.jsonl``, ``checkpoints/``, ``adapter/``.
+    home : Path
+        The coordinator's own folder, the same for all runs: ``server.key``, ``identities.json``, ``receipts.json``.
     observer : callable, optional
         Called with each round's record.
 
@@ -72,7 +77,8 @@ def run_federation(
         if observer:
             observer(record)
 
-    strategy = VeilrecStrategy(run, checkpoint, store, observe)
+    receipts = ReceiptBook(home / RECEIPTS_FILE)
+    strategy = VeilrecStrategy(run, checkpoint, store, Admission.open(home), receipts, observe)
     if strategy.rounds_left > 0:
         strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)
     final = strategy.checkpoint

@@ -7,26 +7,31 @@ gathers the prior's sum where the plan has one; all others train.
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from server.admission import Admission
 from server.checkpoint import Checkpoint, CheckpointStore
+from server.gathering import BareGathering, Exchanges, Gathered, Gathering, MaskedGathering
 from server.optimizer import apply_mean_gradient
+from server.receipts import ReceiptBook
 from shared.config import RunConfig
 from shared.errors import CohortTooSmallError, ProtocolError
-from shared.messages import NoisedSum, RoundPlan, Stage
+from shared.messages import ROUND_PLAN, RoundPlan, SignedPlan, model_digest
 from shared.model.prior import CollaborativePrior, effective_kind, solve, statistics_size, uninformed
 from shared.privacy.accounting import epsilon_spent
-from shared.privacy.plan import PrivacyPlan
-from shared.wire import ERROR, error_name, pack_round, payload_bytes, unpack_update
+from shared.privacy.plan import PrivacyPlan, Stage
+from shared.requests import Model
+from shared.wire import pack_request, payload_bytes
 
 Observer = Callable[[dict[str, Any]], None]
 
@@ -74,16 +79,29 @@ class VeilrecStrategy(Strategy):
     checkpoint : Checkpoint
         Where to begin: the start of the run, or its last whole round.
     store : CheckpointStore
+    admission : Admission
+        The coordinator's key and the partners' identities.
+    receipts : ReceiptBook
     observer : callable
         Called with the record of each round (a line of ``rounds.jsonl``) once its checkpoint is safe.
     """
 
-    def __init__(self, run: Run, checkpoint: Checkpoint, store: CheckpointStore, observer: Observer) -> None:
+    def __init__(
+        self,
+        run: Run,
+        checkpoint: Checkpoint,
+        store: CheckpointStore,
+        admission: Admission,
+        receipts: ReceiptBook,
+        observer: Observer,
+    ) -> None:
         self.run = run
         self.checkpoint = checkpoint
-        self._store, self._observer = store, observer
+        self._store, self._admission, self._receipts, self._observer = store, admission, receipts, observer
         self._offset = checkpoint.round
+        self._names: dict[int, str] = {}
         self._told_prior: set[int] = set()
+        self._gathering: Gathering | None = None
         self._bytes_down = 0
         self._began = 0.0
 
@@ -98,35 +116,33 @@ class VeilrecStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message to every partner: the plan of the round, the model, and the prior to whom it is new."""
+        """The messages that ask every partner for its sum: with masks, after the exchanges of keys and shares."""
         number = self._offset + server_round
         self._began = time.monotonic()
-        contents = {node: self._content(number, node) for node in wait_for_nodes(grid, self.run.config)}
+        nodes = wait_for_nodes(grid, self.run.config)
+        order = self._order(number)
+        signed = SignedPlan(order.text(), self._admission.key.sign(ROUND_PLAN, order.text().encode()))
+        exchanges = Exchanges(order, grid, self._admission, self._receipts, self._names)
+        kind = MaskedGathering if self.run.plan.masked else BareGathering
+        self._gathering = kind(exchanges, signed, nodes, self._expected_size(order.stage))
+        requests = self._gathering.requests({node: self._model(order.stage, node) for node in nodes})
+        contents = {node: pack_request(request) for node, request in requests.items()}
         self._bytes_down = max(payload_bytes(content) for content in contents.values())
-        for node, content in contents.items():
-            yield Message(content, dst_node_id=node, message_type=MessageType.TRAIN, group_id=str(number))
+        return exchanges.messages(contents)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Sum the answers and apply the sum; too few of them end the run, and nothing is released."""
+        """Open the sum and apply it; too few answers end the run, and nothing is released."""
         number = self._offset + server_round
         stage = self.run.stage(number)
-        replied = [message for message in replies if message.has_content()]
-        answered = [message for message in replied if ERROR not in message.content]
-        needed = self.run.plan.survivors
-        if len(answered) < needed:
-            refusals = sorted({error_name(message.content) for message in replied if ERROR in message.content})
-            if refusals:
-                raise ProtocolError(f"Expected updates >= {needed}, partners refused with {', '.join(refusals)}.")
-            raise CohortTooSmallError(f"Expected answers >= {needed} in round {number}, got {len(answered)}.")
-        updates, bytes_up = collect(answered, self._expected_size(stage))
+        if self._gathering is None:
+            raise ProtocolError("Expected requests before answers.")
+        gathered = self._gathering.finish(replies)
         if stage == "train":  # whoever did not answer may not have heard it either
-            self._told_prior |= {message.metadata.src_node_id for message in answered}
-        total = np.sum([update.values for update in updates], axis=0)
-        stddev = math.sqrt(sum(update.noise_stddev**2 for update in updates))
+            self._told_prior |= set(gathered.answered)
         apply = self._apply_prior if stage == "prior" else self._apply_update
-        record = self._record(number, stage, len(updates), bytes_up) | apply(total, stddev, updates)
+        record = self._record(number, stage, gathered) | apply(gathered)
         record["seconds"] = time.monotonic() - self._began
         self.checkpoint = replace(self.checkpoint, round=number, records=[*self.checkpoint.records, record])
         self._store.save(self.checkpoint)
@@ -143,13 +159,21 @@ class VeilrecStrategy(Strategy):
         """Nothing was asked."""
         return None
 
-    def _content(self, number: int, node: int) -> RecordDict:
+    def _order(self, number: int) -> RoundPlan:
         run, stage = self.run, self.run.stage(number)
-        plan = RoundPlan(run.run_id, number, stage, run.config, run.plan, run.catalogue_digest)
+        digest = "" if stage == "prior" else model_digest(self._parameters, self._prior())
+        attempt = secrets.token_hex(16)
+        return RoundPlan(run.run_id, number, stage, run.config, run.plan, run.catalogue_digest, digest, attempt)
+
+    def _model(self, stage: Stage, node: int) -> Model:
+        """What a node is told of the model: the parameters, and the prior if it is new to it."""
         if stage == "prior":
-            return pack_round(plan)
-        parameters = self.checkpoint.state.parameters.astype(np.float32)
-        return pack_round(plan, parameters, None if node in self._told_prior else self._prior())
+            return Model()
+        return Model(self._parameters, None if node in self._told_prior else self._prior())
+
+    @property
+    def _parameters(self) -> NDArray[np.float32]:
+        return self.checkpoint.state.parameters.astype(np.float32)
 
     def _prior(self) -> CollaborativePrior:
         return self.checkpoint.prior or uninformed(self.run.n_items)
@@ -159,45 +183,43 @@ class VeilrecStrategy(Strategy):
             return statistics_size(self.run.prior_kind, self.run.n_items)
         return len(self.checkpoint.state.parameters)
 
-    def _apply_prior(self, total: NDArray[np.float64], stddev: float, _: list[NoisedSum]) -> dict[str, Any]:
+    def _apply_prior(self, gathered: Gathered) -> dict[str, Any]:
+        plan = self.run.plan
+        total, stddev = self._in_units("prior", gathered)
         # The sum was clipped to 1 / k_max a user: bring it back to the scale of one user = 1.
-        k = self.run.plan.partners_per_user
+        k = plan.partners_per_user
         prior = solve(self.run.prior_kind, total * k, self.run.n_items, stddev * k)
         self.checkpoint = replace(self.checkpoint, prior=prior)
         return {"update_norm": float(np.linalg.norm(total)), "noise_norm": stddev * math.sqrt(len(total))}
 
-    def _apply_update(self, total: NDArray[np.float64], stddev: float, updates: list[NoisedSum]) -> dict[str, Any]:
+    def _apply_update(self, gathered: Gathered) -> dict[str, Any]:
         plan = self.run.plan
-        steps = plan.local_steps
-        divisor = plan.normaliser * steps
+        total, stddev = self._in_units("train", gathered)
+        divisor = plan.normaliser * plan.local_steps
         gradient = total / divisor
         state = apply_mean_gradient(self.checkpoint.state, gradient, self.run.config.training)
         self.checkpoint = replace(self.checkpoint, state=state)
-        record: dict[str, Any] = {
-            "update_norm": float(np.linalg.norm(gradient)),
-            "noise_norm": stddev * math.sqrt(steps * len(total)) / divisor,
-        }
-        losses = [update.loss for update in updates if update.loss is not None]
-        if plan.mode == "none" and losses:
-            record["loss"] = float(np.mean(losses))
+        noise_norm = stddev * math.sqrt(plan.local_steps * len(total)) / divisor
+        record: dict[str, Any] = {"update_norm": float(np.linalg.norm(gradient)), "noise_norm": noise_norm}
+        if plan.mode == "none" and gathered.losses:
+            record["loss"] = float(np.mean(gathered.losses))
         return record
 
-    def _record(self, number: int, stage: Stage, cohort: int, bytes_up: int) -> dict[str, Any]:
+    def _in_units(self, stage: Stage, gathered: Gathered) -> tuple[NDArray[np.float64], float]:
+        """The sum in units of the clip norm's scale, and the standard deviation of one release's noise in it."""
+        plan, step = self.run.plan, self.run.plan.step(stage)
+        stddev = step * math.sqrt(gathered.partners * plan.share_variance(stage, len(gathered.total)))
+        return step * gathered.total.astype(np.float64), stddev
+
+    def _record(self, number: int, stage: Stage, gathered: Gathered) -> dict[str, Any]:
         return {
             "round": number,
             "stage": stage,
-            "cohort": cohort,
-            "bytes_up": bytes_up,
+            "cohort": gathered.partners,
+            "bytes_up": gathered.bytes_up,
             "bytes_down": self._bytes_down,
             "epsilon": self.run.epsilon_after(number),
         }
-
-
-def collect(replies: Iterable[Message], size: int) -> tuple[list[NoisedSum], int]:
-    """The updates among replies, in the order of their nodes, and the bytes of the largest."""
-    answered = sorted(replies, key=lambda m: m.metadata.src_node_id)
-    updates = [unpack_update(m.content, size) for m in answered]
-    return updates, max((payload_bytes(m.content) for m in answered), default=0)
 
 
 def wait_for_nodes(grid: Grid, config: RunConfig, poll_s: float = 0.5) -> list[int]:

@@ -180,11 +180,28 @@ class PrivacyConfig(_Tree):
 
 
 class FederationConfig(_Tree):
-    """Partners, quorum and time-outs."""
+    """Partners, quorum and time-outs.
+
+    Attributes
+    ----------
+    partners : int
+    quorum : int
+        The answers that a round needs; 0 means all partners.
+    timeout_s : float
+    secure_sum : bool
+        Mask every partner's sum, so that the coordinator sees the total alone. Needs three partners;
+        in ``distributed`` mode real data never leave without it.
+    """
 
     partners: Positive = 4
     quorum: Annotated[int, Field(ge=0)] = 0
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    secure_sum: bool = True
+
+    @property
+    def masked(self) -> bool:
+        """Whether sums are masked: with fewer than three partners a sum tells each of them the other's part."""
+        return self.secure_sum and self.partners >= 3
 
     @property
     def survivors(self) -> int:
@@ -210,6 +227,10 @@ class RunConfig(_Tree):
             raise ValueError(f"federation.quorum={fed.quorum} is above federation.partners={fed.partners}")
         if priv.mode == "distributed" and priv.colluders >= fed.survivors:
             raise ValueError(f"privacy.colluders={priv.colluders} leaves no honest noise share of {fed.survivors}")
+        if fed.masked and 2 * fed.survivors <= fed.partners + priv.colluders:
+            raise ValueError(f"federation.quorum={fed.survivors} must be above half of partners and colluders together")
+        if not self.simulation and priv.mode == "distributed" and not fed.masked:
+            raise ValueError("federation.secure_sum and three partners are needed by privacy.mode=distributed")
         if self.training.local_steps > 1 and priv.mode == "distributed":
             raise ValueError("training.local_steps above 1 needs privacy.mode=local or none")
         if not self.simulation and self.seed is not None:

@@ -15,6 +15,9 @@ import typer
 from client.commands import rank
 from client.data.commands import app as data_app
 from shared.errors import VeilrecError
+from shared.privacy.commands import ledger_app
+from simulations.benchmarks.commands import bench_app
+from simulations.evil_server.commands import partner_app
 
 app = typer.Typer(
     help="A federated, user-level private BERT recommender.",
@@ -23,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(bench_app, name="bench")
+app.add_typer(partner_app, name="partner")
 app.command()(rank)
 
 Out = Annotated[Path, typer.Option(help="Run folder: run.json, rounds.jsonl, adapter, report.html.")]
@@ -96,6 +102,7 @@ def simulate(
     users: Annotated[int, typer.Option(help="People in the marketplace.")] = 3000,
     items: Annotated[int, typer.Option(help="Products in the marketplace.")] = 300,
     local_only: Annotated[bool, typer.Option(help="Also train each partner alone: twice the time.")] = True,
+    federation: Annotated[Path | None, typer.Option(help="Partners of `data partition`, with ledgers.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as section.key=value.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     out: Out = Path("runs/simulate"),
@@ -113,7 +120,8 @@ def simulate(
     settings["privacy"] = options | settings.get("privacy", {})
     if rounds is not None:
         settings.setdefault("training", {})["rounds"] = rounds
-    request = Request(data, partners, partition.value, seed, engine.value, users, items, local_only, settings)
+    prepared = str(federation) if federation else ""
+    request = Request(data, partners, partition.value, seed, engine.value, users, items, local_only, settings, prepared)
     _show(run(start(request, out), ray_address=ray_address), as_json)
 
 

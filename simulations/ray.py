@@ -41,7 +41,7 @@ def run_on_ray(config: RunConfig, workspace: Workspace, out: Path, observer: Obs
 
     @server_app.main()
     def main(grid: Grid, _: Context) -> None:
-        run_federation(grid, config, workspace.catalogue, out, observer)
+        run_federation(grid, config, workspace.catalogue, out, workspace.root, observer)
 
     init: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     run_simulation(

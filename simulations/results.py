@@ -25,9 +25,10 @@ from shared.errors import AdapterMismatchError
 from shared.model.behaviour import trainable_parameters
 from shared.model.prior import solve
 from shared.model.weights import find_base
-from shared.privacy.accounting import epsilon_spent
+from shared.privacy.accounting import epsilon_rows, epsilon_spent
 from simulations.baselines import BASELINES, item_counts
 from simulations.evaluation import Scorer, evaluate, evaluate_cold, merge, merge_cold
+from simulations.spending import spent_document
 from simulations.workspace import Workspace, prepare
 
 COLD_THRESHOLD = 5
@@ -91,18 +92,18 @@ def evaluate_alone(adapters: Sequence[Path], workspace: Workspace) -> dict[str, 
 
 def _model_scorers(release: Release, workspace: Workspace, *, prior_only: bool = False) -> ScorerOf:
     def scorer_of(partition: int) -> Scorer:
-        agent = workspace.agent(partition)
-        bench = agent.workbench(release.config.model, release.config.seed or 0)
-        model = None if prior_only else release.model.to(agent.device)
+        learner = workspace.learner(partition)
+        bench = learner.workbench(release.config.model, release.config.seed or 0)
+        model = None if prior_only else release.model.to(learner.device)
         scorer = ModelScorer(model, release.prior, release.config.prior, bench.catalogue)
-        return histories_scorer(scorer, agent.batch_maker(release.config.model, release.config.seed or 0))
+        return histories_scorer(scorer, learner.batch_maker(release.config.model, release.config.seed or 0))
 
     return scorer_of
 
 
 def _frozen(release: Release, workspace: Workspace, counts: NDArray[np.int64]) -> Scorer:
-    agent = workspace.agent(0)
-    bench = agent.workbench(release.config.model, release.config.seed or 0)
+    learner = workspace.learner(0)
+    bench = learner.workbench(release.config.model, release.config.seed or 0)
     popularity = solve("popularity", counts.astype(np.float64), len(counts), 0.0).popularity
     return FrozenBert(bench.catalogue, popularity)
 
@@ -111,7 +112,7 @@ def _measure(
     scorer_of: ScorerOf, workspace: Workspace, config: RunConfig, counts: NDArray[np.int64]
 ) -> dict[str, float]:
     parts = [
-        evaluate(scorer_of(k), workspace.agent(k).histories(config.model), workspace.targets(k, config.model))
+        evaluate(scorer_of(k), workspace.learner(k).histories(config.model), workspace.targets(k, config.model))
         for k in range(workspace.partners)
     ]
     return merge(parts).metrics(counts)
@@ -122,7 +123,7 @@ def _cold(scorer_of: ScorerOf, workspace: Workspace, config: RunConfig, counts: 
     parts = [
         measure(
             scorer_of(k),
-            workspace.agent(k).histories(config.model),
+            workspace.learner(k).histories(config.model),
             workspace.targets(k, config.model),
             counts,
         )
@@ -168,7 +169,8 @@ def run_document(
             "trainable_parameters": sum(p.numel() for p in trainable_parameters(release.model).values()),
             "adapter_fingerprint": release.fingerprint,
         },
-        "privacy": _privacy(config, run),
+        "privacy": _privacy(config, run) | {"ledger": spent_document(workspace)},
+        "epsilons": [asdict(row) for row in epsilon_rows(run.plan)],
         "metrics": metrics,
         "timing": {**timing, "users_per_s": taken / max(timing["training_s"], 1e-9)},
         "traffic": {
@@ -185,7 +187,6 @@ def _privacy(config: RunConfig, run: Run) -> dict[str, Any]:
         **asdict(run.plan),
         "epsilon": epsilon_spent(run.plan, run.plan.rounds),
         "prior_epsilon": epsilon_spent(run.plan, 0),
-        "masked": False,  # until the secure sum: the coordinator sees each partner's own noised sum
         "randomness": "system" if config.seed is None else "seeded",
     }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from simulations.presets import preset
 from simulations.progress import RunProgress
 from simulations.report import render
 from simulations.results import evaluate_alone, evaluate_run, run_document
+from simulations.spending import export_ledgers, spent, told
 from simulations.tensorboard import EventWriter
 from simulations.workspace import Workspace, prepare
 
@@ -50,6 +52,9 @@ class Request:
         Also train every partner alone, as a baseline: it doubles the time.
     settings : dict
         What the user fixed of the `RunConfig`; the rest comes from `simulations.presets`.
+    federation : str
+        A folder of partners that are there already (``veilrec data partition``): their data, keys and ledgers
+        are used where they lie. Empty: partners are made from `data` in the run folder.
     """
 
     data: str
@@ -61,6 +66,11 @@ class Request:
     items: int
     local_only: bool
     settings: dict[str, Any]
+    federation: str = ""
+
+    def root(self, out: Path) -> Path:
+        """The folder of the partners' folders."""
+        return Path(self.federation) if self.federation else out / "partners"
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,11 @@ def start(request: Request, out: Path) -> Simulation:
     if (out / REQUEST_FILE).exists():
         raise ConfigError(f"{out}: holds a run already. Expected another --out, or --resume {out}.")
     build_plan(_configured(request, users=1, rating_max=5.0))  # what cannot be run is refused before a file is written
-    name = prepare_partners(request, out / "partners")
+    if request.federation:
+        workspace = Workspace.open(Path(request.federation))
+        name, request = workspace.root.resolve().name, replace(request, partners=workspace.partners)
+    else:
+        name = prepare_partners(request, out / "partners")
     write_json(out / REQUEST_FILE, {**asdict(request), "name": name})
     return resume(out)
 
@@ -115,7 +129,7 @@ def resume(out: Path) -> Simulation:
         request = Request(**told)
     except (OSError, ValueError, TypeError, KeyError):
         raise CheckpointError(f"{out / REQUEST_FILE}: Expected a simulation to resume.") from None
-    workspace = Workspace.open(out / "partners")
+    workspace = Workspace.open(request.root(out))
     return Simulation(out, request, name, workspace, _config(request, workspace))
 
 
@@ -124,6 +138,9 @@ def run(simulation: Simulation, *, show: bool = True, ray_address: str = "") -> 
     out, config, workspace = simulation.out, simulation.config, simulation.workspace
     began = time.monotonic()
     plan = describe_run(config, workspace.catalogue)
+    before = spent(workspace)
+    if note := told(before):
+        print(note, file=sys.stderr)
     with RunProgress(plan.rounds, enabled=show) as progress:
         with progress.stage("reading texts"):
             text_s = _timed(lambda: _read_texts(simulation))
@@ -134,6 +151,7 @@ def run(simulation: Simulation, *, show: bool = True, ray_address: str = "") -> 
                 progress.round_done(record)
 
             training_s = _timed(lambda: _train(simulation, observe, ray_address))
+        export_ledgers(workspace, out)
         with progress.stage("evaluation"):
             evaluation_began = time.monotonic()
             metrics = evaluate_run(out / "adapter", workspace)
@@ -187,8 +205,8 @@ def _configured(request: Request, *, users: int, rating_max: float) -> RunConfig
 
 
 def _read_texts(simulation: Simulation) -> None:
-    for agent in simulation.workspace.agents():
-        agent.batch_maker(simulation.config.model, simulation.config.seed or 0)
+    for learner in simulation.workspace.learners():
+        learner.batch_maker(simulation.config.model, simulation.config.seed or 0)
 
 
 def _train(simulation: Simulation, observer: Observer, ray_address: str) -> None:
@@ -199,7 +217,7 @@ def _train(simulation: Simulation, observer: Observer, ray_address: str) -> None
         run_on_ray(config, workspace, simulation.out, observer, address=ray_address)
         return
     grid = InProcessGrid(client_app, range(workspace.partners), workspace.root)
-    run_federation(grid, config, workspace.catalogue, simulation.out, observer)
+    run_federation(grid, config, workspace.catalogue, simulation.out, workspace.root, observer)
 
 
 def _local_only(simulation: Simulation) -> dict[str, float]:
@@ -209,7 +227,8 @@ def _local_only(simulation: Simulation) -> dict[str, float]:
     for k in range(workspace.partners):
         alone = alone_config(simulation.config, simulation.workspace.partners)
         folder = simulation.out / "local" / f"partner-{k:03d}"
-        run_federation(InProcessGrid(client_app, [k], workspace.root), alone, workspace.catalogue, folder)
+        home = workspace.alone(k, folder / "partners")
+        run_federation(InProcessGrid(client_app, [k], home), alone, workspace.catalogue, folder, home)
         folders.append(folder / "adapter")
     return evaluate_alone(folders, workspace)
 

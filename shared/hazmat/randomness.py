@@ -79,25 +79,6 @@ def randomness_for(*, seed: int | None, simulation: bool, party: str) -> Randomn
     return SeededRandomness(seed, party)
 
 
-def gaussian(source: Randomness, context: str, n: int, stddev: float) -> NDArray[np.float64]:
-    """Draw `n` independent N(0, stddev^2) values by Box and Muller's method, shape ``(n,)``.
-
-    Guarantees
-    ----------
-    Uniforms have 53 bits from `source`, so a draw is at most 8.6 standard deviations away. The values
-    are floating point: their low bits are no exact Gaussian (Mironov, CCS 2012), so a released sum
-    must be rounded to a public lattice that is coarse beside the float spacing (`client.privatize`).
-    """
-    pairs = (n + 1) // 2
-    words = np.frombuffer(source.read(16 * pairs, context), dtype="<u8").reshape(2, pairs) >> np.uint64(11)
-    # u in (0, 1]: log is finite. v in [0, 1).
-    u = (words[0].astype(np.float64) + 1.0) * 2.0**-53
-    v = words[1].astype(np.float64) * 2.0**-53
-    radius = np.sqrt(-2.0 * np.log(u)) * stddev
-    both = np.concatenate([radius * np.cos(2.0 * np.pi * v), radius * np.sin(2.0 * np.pi * v)])
-    return both[:n]
-
-
 def uniforms(source: Randomness, context: str, names: tuple[str, ...]) -> NDArray[np.float64]:
     """One uniform in [0, 1) a name, shape ``(len(names),)``: a fresh key's PRF of the name.
 

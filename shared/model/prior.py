@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import PriorConfig
+from shared.errors import AdapterMismatchError
 
 COOCCURRENCE_WEIGHT = math.sqrt(0.5)
 """Weight of G beside B in the joint sum, whose squared weights add up to 1: a user's part has norm <= 1."""
@@ -63,6 +64,18 @@ class CollaborativePrior:
         """The arrays that are there, by name."""
         named = {"popularity": self.popularity, "item_to_item": self.item_to_item}
         return {name: array for name, array in named.items() if array is not None}
+
+    def check(self, n_items: int) -> None:
+        """Refuse a prior that is not finite, or not of a catalogue of `n_items`.
+
+        Raises
+        ------
+        AdapterMismatchError
+        """
+        shapes = {"popularity": (n_items,), "item_to_item": (n_items, n_items)}
+        for name, array in self.arrays().items():
+            if array.shape != shapes[name] or not np.isfinite(array).all():
+                raise AdapterMismatchError(f"Expected {name} finite, of {n_items} items, got shape={array.shape}.")
 
 
 def uninformed(n_items: int) -> CollaborativePrior:

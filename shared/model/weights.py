@@ -33,8 +33,8 @@ class BaseModel:
 
 
 @lru_cache(maxsize=8)
-def find_base(name: str) -> BaseModel:
-    """Locate a BERT by name or path and compute its digest.
+def find_base(name: str, *, local_only: bool = False) -> BaseModel:
+    """Locate a BERT by name or path and compute its digest; with `local_only` nothing is downloaded.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def find_base(name: str) -> BaseModel:
     AdapterMismatchError
         If the name is pinned and the weights are others.
     """
-    folder = _folder(name)
+    folder = _folder(name, local_only)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ConfigError(f"{folder}: no model.safetensors. Expected a Hugging Face BERT in safetensors form.")
@@ -54,7 +54,7 @@ def find_base(name: str) -> BaseModel:
     return BaseModel(name, folder, digest)
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, local_only: bool) -> Path:
     if name in PACKAGED:
         # The package is located, not imported: importing it would load sentence-transformers.
         spec = importlib.util.find_spec(PACKAGED[name])
@@ -63,16 +63,16 @@ def _folder(name: str) -> Path:
         return Path(spec.submodule_search_locations[0]) / "model"
     if Path(name).is_dir():
         return Path(name)
-    return _from_hub(name)
+    return _from_hub(name, local_only)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, local_only: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.txt", "model.safetensors"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local_only))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
             f"model.base={name}: no folder of this name, and no such model in the hub or its local cache "

@@ -101,7 +101,8 @@ def _statements(run: Run) -> Iterator[Statement]:
     if accountant is not None:
         yield Statement(
             "How it was computed",
-            f"By the {accountant.upper()} accountant, from one plan composed over all rounds of the run.",
+            f"By the {accountant.upper()} accountant, from one plan composed over all rounds of the run."
+            f"{_mechanism(run)}",
         )
     yield Statement("Who adds the noise", _noise(run))
     yield Statement("Against whom it holds", _observers(run))
@@ -111,6 +112,15 @@ def _statements(run: Run) -> Iterator[Statement]:
             "The collaborative prior",
             f"Its message alone would cost epsilon = {epsilon_text(prior)}. It is part of the total, which is"
             f" composed over all messages and is not the sum of their epsilons.",
+        )
+    ledger = run.privacy.section("ledger")
+    plans = ledger.number("plans")
+    if plans is not None and plans > 1:
+        total = ledger.amount("epsilon")
+        yield Statement(
+            "With earlier runs on the same data",
+            f"The partners' ledgers hold {compact_text(plans)} plans. Epsilons of plans that were not fixed together"
+            f" add up: {'no bound' if total is None else f'epsilon = {epsilon_text(total)}'} in all.",
         )
     if run.fields.text("engine") in SIMULATED:
         yield Statement(
@@ -137,6 +147,15 @@ def _unit(run: Run) -> str:
         return f"{whole} A person who is known to several partners is protected less than stated."
     partners = "one partner" if most == 1 else f"{compact_text(most)} partners"
     return f"{whole} It assumes that a person is known to at most {partners}; more partners, less protection."
+
+
+def _mechanism(run: Run) -> str:
+    if run.privacy.text("mechanism") != "skellam":
+        return ""
+    return (
+        " The noise is integer-valued (Skellam) on a public lattice; what it and the rounding cost beyond a"
+        " Gaussian is part of the number."
+    )
 
 
 def _noise(run: Run) -> str:

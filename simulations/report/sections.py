@@ -31,7 +31,7 @@ TIMING_NAMES = {
     "training_s": "Training",
     "evaluation_s": "Evaluation",
 }
-NOT_CONFIGURATION = ("metrics", "timing", "traffic", "partners", COLD)
+NOT_CONFIGURATION = ("metrics", "epsilons", "timing", "traffic", "partners", COLD)
 
 
 def header(run: Run) -> Html:
@@ -63,7 +63,21 @@ def reach(run: Run) -> Html | None:
         element("p", element("strong", _sentence(guarantee.headline(run)))),
         *(_notice(notice) for notice in guarantee.notices(run)),
         element("dl", *entries),
+        *_readings(run),
     )
+
+
+def _readings(run: Run) -> list[Html]:
+    rows = [
+        [
+            *(row.text(key) or NOTHING for key in ("name", "unit", "adjacency")),
+            epsilon_text(row.required_amount("epsilon")),
+            row.text("note") or NOTHING,
+        ]
+        for row in run.fields.sections("epsilons")
+    ]
+    head = ["Reading", "Unit", "Adjacency", "Epsilon", "What it says"]
+    return [table("The same plan read in other ways. Only the first row is the promise.", head, rows)] if rows else []
 
 
 def results(run: Run) -> Html | None:

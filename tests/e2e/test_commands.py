@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from shared.errors import (
     ConfigError,
     DataError,
     IntegrityError,
+    LedgerError,
     SchemaError,
     VeilrecError,
 )
@@ -62,6 +64,7 @@ COMMANDS = list(_commands(typer.main.get_command(app)))
 
 def test_the_tree_holds_the_commands_of_the_contract() -> None:
     wanted = {"demo", "simulate", "evaluate", "rank", "data import", "data describe", "data fetch", "data partition"}
+    wanted |= {"ledger show", "ledger verify"}
     assert wanted <= {" ".join(path) for path in COMMANDS}
 
 
@@ -214,6 +217,20 @@ def test_simulate_does_what_its_options_say(finished: Path) -> None:
     assert document["config"]["model"]["lora_rank"] == 2
 
 
+def test_the_ledgers_of_a_run_can_be_audited_by_who_has_no_secret(veilrec: Veilrec, finished: Path) -> None:
+    told = tomllib.loads((finished / "partners" / "partner-001" / "partner.toml").read_text())
+    keys = ("--identity", told["peers"]["partner-001"], "--server", told["policy"]["server_key"])
+    theirs = ("--receipts", str(finished / "partners" / "receipts.json"), "--partner", "partner-001")
+    ledger = finished / "ledgers" / "partner-001.jsonl"
+    code, out, err = veilrec("ledger", "verify", str(ledger), *keys, *theirs, "--json")
+    assert (code, err) == (0, "")
+    (run,) = json.loads(out)["runs"]
+    privacy = json.loads((finished / "run.json").read_text())["privacy"]
+    assert run["recomputed_epsilon"] == run["epsilon"] == privacy["epsilon"]
+    assert (run["reserved"], run["released"], run["opened"], run["dangling"]) == (2, 2, 2, 0)
+    refused(LedgerError, veilrec("ledger", "verify", str(ledger), "--identity", told["peers"]["partner-000"]))
+
+
 def test_what_is_set_explicitly_wins_over_the_default_of_an_option(veilrec: Veilrec, tmp_path: Path) -> None:
     settings = (
         "--set",
@@ -265,8 +282,22 @@ def test_partition_lays_out_what_flower_runs_on(veilrec: Veilrec, tmp_path: Path
     folders = sorted(entry.name for entry in (tmp_path / "partners").iterdir() if entry.is_dir())
     assert folders == ["partner-000", "partner-001", "partner-002"]
     for name in folders:
-        told = json.loads((tmp_path / "partners" / name / "partner.json").read_text())
+        told = tomllib.loads((tmp_path / "partners" / name / "partner.toml").read_text())
         assert told["simulated"] is True and told["name"] == name
+        assert sorted(told["peers"]) == folders
+
+
+def test_runs_over_partners_that_are_there_already_say_what_was_spent_before(veilrec: Veilrec, tmp_path: Path) -> None:
+    assert veilrec("data", "partition", *SHOP, "--out", str(tmp_path / "partners"))[0] == 0
+    spent = []
+    for seed in ("0", "1"):
+        over = ("--federation", str(tmp_path / "partners"), "--seed", seed, "--out", str(tmp_path / seed))
+        code, out, err = veilrec("simulate", *TINY, "--rounds", "0", "--no-local-only", *over, "--json")
+        assert code == 0, err
+        assert ("are spent before this run" in err) is (seed == "1")
+        spent.append(json.loads(out)["privacy"]["ledger"])
+    assert [one["plans"] for one in spent] == [1, 2]
+    assert spent[1]["epsilon"] > spent[0]["epsilon"] > 0
 
 
 def test_partition_does_not_leave_partners_of_an_earlier_one(veilrec: Veilrec, tmp_path: Path) -> None:
@@ -282,7 +313,7 @@ def test_partition_does_not_leave_partners_of_an_earlier_one(veilrec: Veilrec, t
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_a_run_that_got_sigkill_is_resumed_to_the_end_that_it_would_have_had(tmp_path: Path) -> None:
-    wanted = ["simulate", *SHOP, *TINY, "--rounds", "12", "--privacy", "none", "--no-local-only", "--json"]
+    wanted = ["simulate", *SHOP, *TINY, "--rounds", "8", "--privacy", "none", "--no-local-only", "--json"]
 
     def command(*arguments: str) -> dict[str, Any]:
         done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True, cwd=REPOSITORY)
@@ -301,9 +332,9 @@ def test_a_run_that_got_sigkill_is_resumed_to_the_end_that_it_would_have_had(tmp
         process.kill()
         assert process.wait() == -signal.SIGKILL
     done = len(_lines(killed))
-    assert 3 <= done < 13 and not (killed / "run.json").exists()
+    assert 3 <= done < 9 and not (killed / "run.json").exists()
     assert command("simulate", "--resume", str(killed), "--json") == whole
-    assert [json.loads(line)["round"] for line in _lines(killed)] == list(range(1, 14))
+    assert [json.loads(line)["round"] for line in _lines(killed)] == list(range(1, 10))
     adapters = [(folder / "adapter" / "manifest.json").read_text() for folder in (killed, tmp_path / "whole")]
     assert adapters[0] == adapters[1]
 

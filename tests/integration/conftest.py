@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from client.agent import agent_for
 from client.data.ingest import RawData, write
 from simulations.marketplace import MarketplaceConfig, generate
 from simulations.simulate import Request, Simulation, run, start
+from simulations.workspace import Workspace
 
 PARTNERS, ROUNDS, DAY = 3, 3, 86_400
 SETTINGS: dict[str, Any] = {
@@ -33,7 +35,10 @@ class Done:
 
 
 Start = Callable[..., Simulation]
-"""(out, seed=0, partners=3, local_only=False, data=the shop, **sections of settings)"""
+"""(out, seed=0, partners=3, local_only=False, data=the shop, partners_at=None, replayable=True,
+**sections of settings)"""
+Fresh = Callable[..., Workspace]
+"""() to partners who hold the shop, with new ledgers; all copies have the same keys"""
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +70,17 @@ def begin(shop: Path) -> Start:
         partners: int = PARTNERS,
         local_only: bool = False,
         data: Path = shop,
+        partners_at: Path | None = None,
+        replayable: bool = True,
         **sections: dict[str, Any],
     ) -> Simulation:
         settings = copy.deepcopy(SETTINGS)
         for name, values in sections.items():
             settings.setdefault(name, {}).update(values)
-        request = Request(str(data), partners, "iid", seed, "inprocess", 0, 0, local_only, settings)
+        if not replayable:  # the seed then partitions the data alone
+            settings["seed"] = None
+        prepared = str(partners_at or "")
+        request = Request(str(data), partners, "iid", seed, "inprocess", 0, 0, local_only, settings, prepared)
         return start(request, out)
 
     return prepare
@@ -81,6 +91,24 @@ def whole(begin: Start, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """A simulation that nothing disturbed; its files are read by many tests and changed by none."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return Done(out, run(begin(out), show=False))
+
+
+@pytest.fixture(scope="session")
+def prepared(begin: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three partners before their first run."""
+    return begin(tmp_path_factory.mktemp("prepared") / "run").workspace.root
+
+
+@pytest.fixture
+def fresh(prepared: Path, tmp_path: Path) -> Fresh:
+    """Copies of the three partners, one a call: a partner does not take part in the same run twice."""
+
+    def copied() -> Workspace:
+        root = tmp_path / f"partners {len(list(tmp_path.glob('partners *')))}"
+        shutil.copytree(prepared, root)
+        return Workspace.open(root)
+
+    return copied
 
 
 @pytest.fixture(autouse=True)

@@ -1,61 +1,39 @@
-"""A whole simulation: the same result every time, after every crash and from files in any order; and nothing but a
-family's name when a partner fails."""
+"""A whole simulation: the same result every time and from files in any order; and nothing but a family's name when
+a partner fails."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from run_setting import (
+    ROUNDS,
+    SECRET,
+    Killed,
+    files,
+    killed_after,
+    round_of,
+    rounds,
+    same_run,
+)
 
-import server.app
-import simulations.simulate
-from client.agent import PartnerAgent, agent_for
+from client.agent import PartnerAgent
 from client.data.ingest import RawData, write
 from shared.config import FederationConfig, PrivacyConfig, RunConfig
 from shared.errors import CheckpointError, ConfigError, DataError, ProtocolError
-from shared.messages import NoisedSum, RoundPlan
 from shared.privacy.accounting import build_plan
-from simulations.progress import RunProgress
+from shared.privacy.lattice import sensitivity
+from shared.privacy.ledger_audit import read_ledger
+from shared.requests import Answer, KeysRequest, OpenRequest, Request, SumRequest
 from simulations.results import evaluate_on
 from simulations.simulate import REQUEST_FILE, alone_config, resume, run
-from simulations.workspace import Workspace
+from simulations.workspace import HELD_OUT, Workspace
 
 if TYPE_CHECKING:
     from conftest import Done, Start
-
-ROUNDS = (1, 2, 3, 4)
-"""The prior's, then three of training."""
-SECRET = "user 17 hates her neighbour"
-Document = dict[str, Any]
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may catch it, as nothing catches SIGKILL."""
-
-
-def lasting(document: Document) -> Document:
-    """What must not differ between runs: all but times, and the speeds that follow from them."""
-    return {key: value for key, value in document.items() if key != "timing"}
-
-
-def rounds(out: Path) -> list[Document]:
-    lines = (out / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    # A partner that comes back is sent the prior once more: bytes, but no other result.
-    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "bytes_down")} for line in lines]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir())}
-
-
-def same_run(out: Path, document: Document, whole: Done) -> None:
-    assert lasting(document) == lasting(whole.document)
-    assert files(out / "adapter") == files(whole.out / "adapter")
-    assert rounds(out) == rounds(whole.out)
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -71,7 +49,7 @@ def test_a_run_leaves_what_the_contract_names(whole: Done) -> None:
     assert {"ndcg@10", "hr@10", "mrr", "coverage@10"} <= set(document["metrics"]["federated"])
     assert document["data"]["partners"] == 3 and document["data"]["items"] == 136
     assert 0 < document["privacy"]["prior_epsilon"] < document["privacy"]["epsilon"] <= 8.0
-    assert (document["privacy"]["masked"], document["privacy"]["randomness"]) == (False, "seeded")
+    assert (document["privacy"]["masked"], document["privacy"]["randomness"]) == (True, "seeded")
     assert "mask" in (whole.out / "report.html").read_text()
 
 
@@ -83,14 +61,20 @@ def test_epsilon_grows_from_the_prior_s_to_the_whole(whole: Done) -> None:
 
 
 def test_no_file_of_a_run_holds_a_user_or_a_review(whole: Done, shop_data: RawData) -> None:
-    """Only the partners' own folders do."""
+    """Only the partners' own folders do, and what evaluation holds back; neither do their ledgers."""
     reviews = shop_data.interactions.get_column("review").unique().to_list()
     private = [text.encode() for text in (*shop_data.interactions.get_column("user_id").unique(), *reviews) if text]
     assert len(private) > 100
-    for file in whole.out.rglob("*"):
-        if file.is_file() and "partners" not in file.relative_to(whole.out).parts:
-            data = file.read_bytes()
-            assert not any(text in data for text in private), file.name
+    own = {"partner-000", "partner-001", "partner-002", HELD_OUT}
+    told = [
+        file for file in whole.out.rglob("*") if file.is_file() and not own & set(file.relative_to(whole.out).parts)
+    ]
+    ledgers = list(whole.out.rglob("ledger.jsonl"))
+    assert {"run.json", "receipts.json", "server.key", "items.parquet"} <= {file.name for file in told}
+    assert len(ledgers) == 3
+    for file in (*told, *ledgers):
+        data = file.read_bytes()
+        assert not any(text in data for text in private), file.name
 
 
 def test_the_same_seed_gives_the_same_run_even_without_a_cache(
@@ -121,110 +105,6 @@ def test_the_order_of_the_rows_of_the_files_changes_nothing(
     write(shuffled, tmp_path / "shop")
     out = tmp_path / "run"
     same_run(out, run(begin(out, data=tmp_path / "shop"), show=False), whole)
-
-
-# --- crashes --------------------------------------------------------------------------------------
-
-
-def killed_after(number: int, patch: pytest.MonkeyPatch) -> None:
-    """As soon as the round is over and told."""
-    told = RunProgress.round_done
-
-    def round_done(self: RunProgress, record: Document) -> None:
-        told(self, record)
-        if record["round"] == number:
-            raise Killed
-
-    patch.setattr(RunProgress, "round_done", round_done)
-
-
-def killed_during(number: int, patch: pytest.MonkeyPatch) -> None:
-    """When one partner has answered and the next is at work."""
-    answer = PartnerAgent.answer
-
-    def die(self: PartnerAgent, round_plan: RoundPlan, parameters: Any) -> NoisedSum:
-        if round_plan.round == number and self.premises.name == "partner-001":
-            raise Killed
-        return answer(self, round_plan, parameters)
-
-    patch.setattr(PartnerAgent, "answer", die)
-
-
-def killed_before_telling(number: int, patch: pytest.MonkeyPatch) -> None:
-    """When the checkpoint is safe and ``rounds.jsonl`` is not yet written."""
-    write_lines = server.app.write_lines  # type: ignore[attr-defined]
-
-    def die(path: Path, rows: list[Document]) -> None:
-        if rows[-1]["round"] == number:
-            raise Killed
-        write_lines(path, rows)
-
-    patch.setattr(server.app, "write_lines", die)
-
-
-@pytest.mark.parametrize(
-    ("kill", "number"),
-    [
-        *((kill, number) for kill in (killed_after, killed_during) for number in ROUNDS),
-        *((killed_before_telling, number) for number in (ROUNDS[0], ROUNDS[-1])),
-    ],
-)
-def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(
-    begin: Start,
-    whole: Done,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kill: Callable[[int, pytest.MonkeyPatch], None],
-    number: int,
-) -> None:
-    out = tmp_path / "run"
-    simulation = begin(out)
-    with monkeypatch.context() as patch:
-        kill(number, patch)
-        with pytest.raises(Killed):
-            run(simulation, show=False)
-    assert not (out / "run.json").exists()
-    agent_for.cache_clear()
-    same_run(out, run(resume(out), show=False), whole)
-
-
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
-    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    begin(out)
-    for number in ROUNDS:
-        with monkeypatch.context() as patch:
-            killed_after(number, patch)
-            with pytest.raises(Killed):
-                run(resume(out), show=False)
-        agent_for.cache_clear()
-        assert [record["round"] for record in rounds(out)] == list(range(1, number + 1))
-    same_run(out, run(resume(out), show=False), whole)
-
-
-def test_a_finished_run_can_be_evaluated_again(
-    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(simulations.simulate, "evaluate_run", lambda *_: (_ for _ in ()).throw(Killed))
-        with pytest.raises(Killed):
-            run(begin(out), show=False)
-    same_run(out, run(resume(out), show=False), whole)
-
-
-def test_a_start_that_was_cut_short_can_be_made_again(
-    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(*_: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(simulations.simulate, "write_json", die)
-        with pytest.raises(Killed):
-            begin(tmp_path / "run")
-    assert begin(tmp_path / "run").workspace.partners == 3
 
 
 # --- what cannot be begun or resumed --------------------------------------------------------------
@@ -271,27 +151,47 @@ def test_a_workspace_that_is_not_whole_is_refused(begin: Start, tmp_path: Path) 
 # --- a partner that fails -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("exchange", [KeysRequest, SumRequest, OpenRequest])
 def test_a_partner_that_fails_ends_the_run_with_a_family_s_name_and_nothing_is_released(
-    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begin: Start, whole: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: type[Request]
 ) -> None:
     out, answer = tmp_path / "run", PartnerAgent.answer
 
-    def fail(self: PartnerAgent, round_plan: RoundPlan, parameters: Any) -> NoisedSum:
-        if round_plan.round == 3 and self.premises.name == "partner-001":
+    def fail(self: PartnerAgent, request: Request) -> Answer:
+        if isinstance(request, exchange) and self.premises.name == "partner-001" and round_of(self, request) == 3:
             raise RuntimeError(SECRET)
-        return answer(self, round_plan, parameters)
+        return answer(self, request)
 
     with monkeypatch.context() as patch:
         patch.setattr(PartnerAgent, "answer", fail)
         with pytest.raises(ProtocolError) as caught:
             run(begin(out), show=False)
-    assert str(caught.value) == "Expected updates >= 3, partners refused with VeilrecError."
+    assert str(caught.value) == "Expected answers >= 3, partners refused with VeilrecError."
     assert SECRET not in repr((caught.value.__cause__, caught.value.__context__))
     assert not (out / "adapter").exists() and not (out / "run.json").exists()
     assert all(SECRET.encode() not in file.read_bytes() for file in out.rglob("*") if file.is_file())
     # What was spent until then stays on record, and the run can go on from there.
     assert rounds(out) == rounds(whole.out)[:2]
     same_run(out, run(resume(out), show=False), whole)
+
+
+def test_a_quorum_goes_on_without_a_partner_that_fails_for_a_round(
+    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, answer = tmp_path / "run", PartnerAgent.answer
+
+    def fail(self: PartnerAgent, request: Request) -> Answer:
+        if isinstance(request, SumRequest) and self.premises.name == "partner-001" and round_of(self, request) == 2:
+            raise RuntimeError(SECRET)
+        return answer(self, request)
+
+    monkeypatch.setattr(PartnerAgent, "answer", fail)
+    document = run(begin(out, federation={"quorum": 2}), show=False)
+    assert [record["cohort"] for record in rounds(out)] == [3, 2, 3, 3]
+    ledgers = [read_ledger(file).runs[0] for file in sorted((out / "ledgers").iterdir())]
+    assert [(paid.reserved, paid.released, paid.opened) for paid in ledgers] == [(4, 4, 4), (3, 3, 3), (4, 4, 4)]
+    # A plan counts whole, at whichever partner.
+    assert {paid.epsilon for paid in ledgers} == {document["privacy"]["epsilon"]}
 
 
 # --- baselines of a run ---------------------------------------------------------------------------
@@ -310,7 +210,7 @@ def test_every_partner_can_be_trained_alone(begin: Start, tmp_path: Path) -> Non
 
 def test_a_partner_alone_declares_its_part_of_the_people_and_adds_all_the_noise() -> None:
     config = RunConfig(
-        privacy=PrivacyConfig(population=90, partners_per_user=2, noise_multiplier=1.0, colluders=2),
+        privacy=PrivacyConfig(population=90, partners_per_user=2, noise_multiplier=1.0, colluders=1),
         federation=FederationConfig(partners=4, quorum=3),
     )
     alone = alone_config(config, 4)
@@ -318,7 +218,9 @@ def test_a_partner_alone_declares_its_part_of_the_people_and_adds_all_the_noise(
     assert alone.federation.survivors == 1
     RunConfig.model_validate(alone.model_dump())
     plan = build_plan(alone)
-    assert plan.share_stddev("train") == plan.noise_multiplier * plan.clip_norm
+    assert not plan.masked  # a sum of one is no secret
+    billed = plan.noise_multiplier * sensitivity(plan.scale("train"), 10, 1)
+    assert plan.share_variance("train", 10) == pytest.approx(billed**2)
 
 
 def test_an_adapter_measured_on_the_data_at_one_place_is_worth_the_same(whole: Done, shop: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,15 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from ledgers import PLAN
 
 from client.batches import BatchMaker
-from client.privatize import sample_users
+from client.privatize import add_noise_share, sample_users
 from client.statistics import clipped_statistics
 from client.training import clip_and_sum
 from shared.config import ModelConfig, PriorConfig, TrainingConfig
 from shared.hazmat.randomness import SeededRandomness
+from shared.messages import ClippedSum
 from shared.model.behaviour import EventBatch
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.lattice import sensitivity
 
 if TYPE_CHECKING:
     from conftest import HistoriesOf, World
@@ -133,9 +136,35 @@ def test_a_users_gradient_is_the_same_in_any_company(
     context=st.text(max_size=8),
 )
 def test_no_user_decides_whether_another_takes_part(users: set[str], q: float, context: str) -> None:
-    plan = PrivacyPlan("distributed", 1e-5, q, 100, 1.0, 1.0, None, 1, 1, 1, 0, 1, 10)
+    plan = replace(PLAN, sampling_rate=q)
     source = SeededRandomness(0, "federation")
     names = tuple(sorted(users))
     taken = {names[k] for k in sample_users(names, plan, source, context)}
     rest = names[1:]
     assert {rest[k] for k in sample_users(rest, plan, source, context)} == taken - {names[0]}
+
+
+@calm
+@given(
+    pair=arrays(np.float64, st.tuples(st.just(2), st.integers(1, 60)), elements=st.floats(-1e6, 1e6)),
+    population=st.sampled_from([10, 10**7, 10**9]),
+    partners_per_user=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_a_user_moves_what_is_noised_by_at_most_the_sensitivity_whatever_the_others_sum_to(
+    pair: np.ndarray[tuple[int, int], np.dtype[np.float64]], population: int, partners_per_user: int, seed: int
+) -> None:
+    """Rounding included, with the dither that both sums share; an example fails with p <= 1e-12 for correct code."""
+    plan = replace(PLAN, mode="none", population=population, partners_per_user=partners_per_user)
+    others, user = pair
+    length = np.linalg.norm(user)
+    user = user * (plan.partner_clip_norm / length) if length > plan.partner_clip_norm else user
+    source = SeededRandomness(seed, "p")
+    with_user, without = (
+        add_noise_share(ClippedSum(total, plan.partner_clip_norm), plan, "train", source, "c").values
+        for total in (others + user, others)
+    )
+    moved, scale = np.linalg.norm(with_user - without), plan.scale("train")
+    # One partner's part of it; floats of 1e6 are good to 1e-10.
+    own = sensitivity(scale, len(user), partners_per_user) / partners_per_user
+    assert moved <= own + 1e-9 * scale

@@ -32,9 +32,15 @@ def array(items: list[int]) -> NDArray[np.int32]:
 
 
 def windows(histories: Histories, key: bytes = b"k", training: TrainingConfig = ALL) -> list[EventBatch]:
-    """One batch of one user each, in the order of the users."""
+    """One batch of one user each, in the order of the users, without what they are padded with."""
     maker = BatchMaker(histories, NOTHING, MODEL)
-    return [next(maker.training(np.array([k]), training, key)) for k in range(len(histories))]
+    return [bare(next(maker.training(np.array([k]), training, key))) for k in range(len(histories))]
+
+
+def bare(batch: EventBatch) -> EventBatch:
+    n = int(batch.lengths.max())
+    cut = {name: getattr(batch, name)[:, :n] for name in ("items", "events", "ratings", "targets")}
+    return replace(batch, **cut, texts=None if batch.texts is None else batch.texts[:, :n])
 
 
 # --- targets
@@ -203,12 +209,25 @@ def test_every_user_is_in_exactly_one_batch(histories_of: HistoriesOf) -> None:
     histories = histories_of([[k, *rng.integers(40, 50, rng.integers(1, 9))] for k in range(40)])
     maker = BatchMaker(histories, NOTHING, ModelConfig(max_events=20))
     made = list(maker.training(np.arange(40), ALL.model_copy(update={"microbatch": 7}), b"k"))
-    assert [len(batch.items) for batch in made] == [7, 7, 7, 7, 7, 5]
+    assert all(len(batch.items) <= 7 for batch in made)
     assert sorted(row[0].item() for batch in made for row in batch.items) == list(range(40))
     chosen = np.array([9, 3, 30, 4])
     found = [(chosen[place], batch.items[row, 0].item()) for places, batch in maker.latest(chosen, 3)
              for row, place in enumerate(places)]  # fmt: skip
     assert len(found) == 4 and all(user == first for user, first in found)
+
+
+@pytest.mark.parametrize("most", [8, 20, 30])
+def test_the_length_to_which_a_user_is_padded_is_that_user_s_own(histories_of: HistoriesOf, most: int) -> None:
+    rng = np.random.default_rng(1)
+    histories = histories_of([[*range(rng.integers(2, 40))] for _ in range(30)])
+    maker = BatchMaker(histories, NOTHING, ModelConfig(max_events=most))
+    alone = [next(maker.training(np.array([k]), ALL, b"k")).items.shape[1] for k in range(30)]
+    rows = [
+        (int((row >= 0).sum()), len(row)) for batch in maker.training(np.arange(30), ALL, b"k") for row in batch.items
+    ]
+    assert sorted(width for _, width in rows) == sorted(alone)
+    assert all(width == min(-(-length // 8) * 8, most) for length, width in rows)
 
 
 def test_no_users_make_no_batch(histories_of: HistoriesOf) -> None:

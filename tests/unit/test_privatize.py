@@ -1,4 +1,4 @@
-"""From users to what may leave: Poisson sampling, noise shares, the lattice, and bugs planted in each.
+"""From clipped sums to what may leave: the lattice, noise shares, masks, and bugs planted in each.
 
 Seeded; the chance given with a bound is that of correct code failing for a seed drawn at random.
 """
@@ -15,11 +15,15 @@ import pytest
 from numpy.typing import NDArray
 
 from client import privatize
-from client.privatize import LATTICE_STEPS, add_noise_share, sample_users
-from shared.errors import SensitivityError
-from shared.hazmat.randomness import Randomness, SeededRandomness, SystemRandomness, gaussian
-from shared.messages import ClippedSum, NoisedSum, Stage
-from shared.privacy.plan import PrivacyPlan
+from client.privatize import NOISE_ROOM, add_noise_share, leave_bare, mask
+from shared.errors import PolicyViolationError, ProtocolError, SensitivityError
+from shared.hazmat.fixed_point import from_ring, room, to_ring
+from shared.hazmat.randomness import Randomness, SeededRandomness, SystemRandomness
+from shared.messages import ClippedSum, MaskedUpdate, NoisedSum
+from shared.privacy.lattice import sensitivity
+from shared.privacy.plan import PrivacyPlan, Stage
+from shared.wire_answers import pack_answer
+from simulations.benchmarks.secure_sum import Federation
 
 PLAN = PrivacyPlan(
     mode="distributed",
@@ -31,113 +35,15 @@ PLAN = PrivacyPlan(
     prior_noise_multiplier=1.5,
     rounds=10,
     local_steps=1,
+    partners=5,
     survivors=4,
     colluders=1,
+    masked=True,
     partners_per_user=1,
     max_events=100,
 )
-Sampler = Callable[[tuple[str, ...], PrivacyPlan, Randomness, str], NDArray[np.int64]]
 AddShare = Callable[[ClippedSum, PrivacyPlan, Stage, Randomness, str], NoisedSum]
-USERS = tuple(f"user-{k:02d}" for k in range(40))
-TRIALS, D = 4000, 20_000
-
-
-# --- sampling
-
-
-def draw(sampler: Sampler, seed: int = 0) -> NDArray[np.float64]:
-    """Who took part in each of many rounds, shape (TRIALS, users)."""
-    taken = np.zeros((TRIALS, len(USERS)))
-    for t in range(TRIALS):
-        taken[t, sampler(USERS, PLAN, SeededRandomness(seed, "federation"), f"run/{t}")] = 1
-    return taken
-
-
-def check_poisson(sampler: Sampler) -> None:
-    """Rate q, variance q (1 - q) of each user, covariance 0 of each pair and of successive rounds.
-
-    40 means, the variance of the cohort, 780 pairs and 40 lags, each at 5.5 standard errors: p < 4e-5.
-    """
-    q, taken = PLAN.sampling_rate, draw(sampler)
-    variance = q * (1 - q)
-    error = 5.5 * math.sqrt(variance / TRIALS)
-    assert np.abs(taken.mean(axis=0) - q).max() < error
-    # The size of a Poisson cohort is binomial: a fixed-size shuffle has variance 0 here.
-    sizes = taken.sum(axis=1)
-    assert abs(sizes.var() / (len(USERS) * variance) - 1) < 5.5 * math.sqrt(2 / TRIALS)
-    centred = taken - q
-    pairs = (centred.T @ centred / TRIALS)[np.triu_indices(len(USERS), k=1)]
-    assert np.abs(pairs).max() < 5.5 * variance / math.sqrt(TRIALS)
-    assert np.abs((centred[1:] * centred[:-1]).mean(axis=0)).max() < 5.5 * variance / math.sqrt(TRIALS - 1)
-
-
-def participation_variance(sampler: Sampler, rounds: int) -> float:
-    """Variance over repeated runs of the number of rounds in which a user takes part."""
-    counts = draw(sampler, seed=1).reshape(TRIALS // rounds, rounds, len(USERS)).sum(axis=1)
-    return float(((counts - rounds * PLAN.sampling_rate) ** 2).mean())
-
-
-def generator(source: Randomness, context: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(source.read(8, context), "big"))
-
-
-def fixed_size(users: tuple[str, ...], plan: PrivacyPlan, source: Randomness, context: str) -> NDArray[np.int64]:
-    size = round(len(users) * plan.sampling_rate)
-    return np.sort(generator(source, context).permutation(len(users))[:size])
-
-
-def shuffled_epochs(users: tuple[str, ...], plan: PrivacyPlan, source: Randomness, context: str) -> NDArray[np.int64]:
-    """What a data loader does: one shuffle an epoch, cut into batches."""
-    run, t = context.split("/")
-    epoch = round(1 / plan.sampling_rate)
-    order = generator(source, f"{run}/{int(t) // epoch}").permutation(len(users))
-    return np.sort(np.array_split(order, epoch)[int(t) % epoch])
-
-
-def one_coin_for_two(users: tuple[str, ...], plan: PrivacyPlan, source: Randomness, context: str) -> NDArray[np.int64]:
-    """Couples users: neighbours share a coin."""
-    pairs = sample_users(users[::2], plan, source, context)
-    return np.sort(np.concatenate([2 * pairs, 2 * pairs + 1]))
-
-
-def stuck(users: tuple[str, ...], plan: PrivacyPlan, source: Randomness, context: str) -> NDArray[np.int64]:
-    return sample_users(users, plan, source, "every round alike")
-
-
-def test_sampling_is_poisson() -> None:
-    check_poisson(sample_users)
-
-
-def test_participation_over_a_run_has_the_variance_of_a_binomial() -> None:
-    # 400 runs x 40 users: standard error of the variance about 1.2 %; 5.5 of them, p < 1e-7.
-    rounds, q = 10, PLAN.sampling_rate
-    assert participation_variance(sample_users, rounds) == pytest.approx(rounds * q * (1 - q), rel=0.066)
-
-
-@pytest.mark.parametrize("broken", [fixed_size, shuffled_epochs, one_coin_for_two, stuck])
-def test_a_planted_sampler_that_is_not_poisson_is_caught(broken: Sampler) -> None:
-    with pytest.raises(AssertionError):
-        check_poisson(broken)
-
-
-def test_whether_a_user_takes_part_depends_neither_on_order_nor_on_other_users() -> None:
-    source = SeededRandomness(0, "federation")
-    taken = {USERS[k] for k in sample_users(USERS, PLAN, source, "run/1")}
-    backwards = USERS[::-1]
-    assert {backwards[k] for k in sample_users(backwards, PLAN, source, "run/1")} == taken
-    without = USERS[:7] + USERS[8:]
-    assert {without[k] for k in sample_users(without, PLAN, source, "run/1")} == taken - {USERS[7]}
-    for user in USERS:
-        assert (len(sample_users((user,), PLAN, source, "run/1")) == 1) == (user in taken)
-
-
-def test_every_user_takes_part_where_the_rate_is_one() -> None:
-    assert len(sample_users(USERS, replace(PLAN, sampling_rate=1.0), SystemRandomness(), "c")) == len(USERS)
-
-
-def test_the_system_source_draws_a_new_sample_each_time() -> None:
-    samples = {tuple(sample_users(USERS, PLAN, SystemRandomness(), "one context")) for _ in range(10)}
-    assert len(samples) == 10  # two of ten alike: p < 1e-8
+D = 20_000
 
 
 # --- noise
@@ -147,8 +53,9 @@ def zeros(d: int = D, clip_norm: float = 0.5) -> ClippedSum:
     return ClippedSum(np.zeros(d), clip_norm)
 
 
-def shares(add: AddShare, plan: PrivacyPlan, stage: Stage, partners: int, at: str = "run/1") -> NDArray[np.float64]:
-    clip = 1.0 if stage == "prior" else 0.5
+def shares(add: AddShare, plan: PrivacyPlan, stage: Stage, partners: int, at: str = "run/1") -> NDArray[np.int64]:
+    """The noise of some partners, in lattice steps: zero is on the lattice, so that nothing is rounded."""
+    clip = 1.0 if stage == "prior" else plan.clip_norm
     return np.array(
         [
             add(zeros(clip_norm=clip), plan, stage, SeededRandomness(4, f"partner-{k}"), at).values
@@ -157,17 +64,20 @@ def shares(add: AddShare, plan: PrivacyPlan, stage: Stage, partners: int, at: st
     )
 
 
-def check_total_noise(add: AddShare, stage: Stage) -> None:
-    """The shares of any ``survivors - colluders`` partners sum to the planned deviation, +- 5 / sqrt(2 d).
+def billed(plan: PrivacyPlan, stage: Stage, d: int = D) -> float:
+    """The noise of a sum in steps: z times what one user moves it, rounding included."""
+    return plan.multiplier(stage) * sensitivity(plan.scale(stage), d, plan.partners_per_user)
+
+
+def check_total_noise(add: AddShare, stage: Stage, plan: PrivacyPlan = PLAN) -> None:
+    """The shares of any ``survivors - colluders`` partners sum to the billed deviation, +- 5 / sqrt(2 d).
 
     Each of the 3 + 1 comparisons fails with p < 6e-7 for correct code.
     """
-    planned = PLAN.prior_noise_multiplier if stage == "prior" else PLAN.noise_multiplier * PLAN.clip_norm
-    assert planned is not None
-    noise = shares(add, PLAN, stage, 4)
+    noise = shares(add, plan, stage, 4)
     for honest in ([0, 1, 2], [1, 2, 3], [0, 2, 3]):
-        assert abs(noise[honest].sum(axis=0).std() / planned - 1) < 5 / math.sqrt(2 * D)
-    everyone = planned * math.sqrt(4 / 3)
+        assert abs(noise[honest].sum(axis=0).std() / billed(plan, stage) - 1) < 5 / math.sqrt(2 * D)
+    everyone = billed(plan, stage) * math.sqrt(4 / 3)
     assert abs(noise.sum(axis=0).std() / everyone - 1) < 5 / math.sqrt(2 * D)
 
 
@@ -179,17 +89,20 @@ def check_shares_are_fresh(add: AddShare) -> None:
     assert np.abs(correlations).max() < 5.5 / math.sqrt(D)
 
 
-def check_lattice(noised: NoisedSum) -> None:
-    """All values are whole multiples of one public step, coarse beside the spacing of floats."""
-    step = noised.noise_stddev / LATTICE_STEPS
-    multiples = noised.values / step
-    assert np.abs(multiples - np.round(multiples)).max() < 1e-6
-    assert step > 1e6 * np.spacing(np.abs(noised.values).max())
-
-
 @pytest.mark.parametrize("stage", ["prior", "train"])
-def test_the_shares_of_the_honest_partners_sum_to_the_noise_of_the_plan(stage: Stage) -> None:
-    check_total_noise(add_noise_share, stage)
+@pytest.mark.parametrize("population", [1000, 10**9], ids=["fine lattice", "coarse lattice"])
+def test_the_shares_of_the_honest_partners_sum_to_the_noise_of_the_plan(stage: Stage, population: int) -> None:
+    plan = replace(PLAN, population=population)
+    check_total_noise(add_noise_share, stage, plan)
+    clip = 1.0 if stage == "prior" else plan.clip_norm
+    assert billed(plan, stage) * plan.step(stage) > plan.multiplier(stage) * clip  # never below z C
+
+
+def test_on_a_coarse_lattice_the_noise_covers_what_rounding_adds() -> None:
+    """With three steps a clip norm, rounding 20,000 coordinates moves a sum further than a user does."""
+    coarse = replace(PLAN, population=10**9)
+    assert coarse.scale("train") < 8
+    assert billed(coarse, "train") * coarse.step("train") > 10 * coarse.noise_multiplier * coarse.clip_norm
 
 
 def test_shares_are_fresh_for_every_partner_round_and_stage() -> None:
@@ -205,12 +118,17 @@ def silent_partner(clipped: ClippedSum, plan: PrivacyPlan, stage: Stage, source:
     """A planted bug: one partner sends its sum as it is, and says that it added noise."""
     noised = add_noise_share(clipped, plan, stage, source, context)
     silent = source.read(8, "") == SeededRandomness(4, "partner-2").read(8, "")
-    return replace(noised, values=clipped.values) if silent else noised
+    return replace(noised, values=np.zeros_like(noised.values)) if silent else noised
 
 
 def share_of_all_partners(clipped: ClippedSum, plan: PrivacyPlan, stage: Stage, source: Any, context: str) -> NoisedSum:
     """A planted bug: colluders are not provided for."""
     return add_noise_share(clipped, replace(plan, colluders=0), stage, source, context)
+
+
+def share_of_those_asked(clipped: ClippedSum, plan: PrivacyPlan, stage: Stage, source: Any, context: str) -> NoisedSum:
+    """A planted bug: noise for all who were asked, of whom one may drop out."""
+    return add_noise_share(clipped, replace(plan, survivors=plan.partners), stage, source, context)
 
 
 def same_every_round(clipped: ClippedSum, plan: PrivacyPlan, stage: Stage, source: Any, context: str) -> NoisedSum:
@@ -221,7 +139,7 @@ def same_for_all(clipped: ClippedSum, plan: PrivacyPlan, stage: Stage, source: A
     return add_noise_share(clipped, plan, stage, SeededRandomness(4, "everyone"), context)
 
 
-@pytest.mark.parametrize("broken", [silent_partner, share_of_all_partners, same_for_all])
+@pytest.mark.parametrize("broken", [silent_partner, share_of_all_partners, share_of_those_asked, same_for_all])
 def test_a_planted_loss_of_noise_is_caught(broken: AddShare) -> None:
     with pytest.raises(AssertionError):
         check_total_noise(broken, "train")
@@ -234,50 +152,143 @@ def test_a_planted_reuse_of_noise_is_caught(broken: AddShare) -> None:
 
 
 def test_noise_that_the_source_code_forgets_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(privatize, "gaussian", lambda source, context, n, stddev: np.zeros(n))
+    monkeypatch.setattr(privatize, "skellam", lambda source, context, n, variance: np.zeros(n, dtype=np.int64))
     with pytest.raises(AssertionError):
         check_total_noise(add_noise_share, "train")
+
+
+def test_noise_that_forgets_the_reach_of_rounding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PrivacyPlan, "share_variance", lambda plan, stage, size: plan.scale(stage) ** 2 * 4 / 3)
+    with pytest.raises(AssertionError):
+        check_total_noise(add_noise_share, "train", replace(PLAN, population=10**9))
 
 
 def test_the_noise_does_not_depend_on_the_data() -> None:
     rng = np.random.default_rng(0)
     users = rng.normal(size=(11, D)) * 0.5 / math.sqrt(D)
     source = SeededRandomness(4, "p")
-    residuals = []
+    noise = add_noise_share(zeros(), PLAN, "train", source, "c").values
     for n in (10, 11):
         total = users[:n].sum(axis=0)
         noised = add_noise_share(ClippedSum(total, 0.5), PLAN, "train", source, "c")
-        residuals.append(noised.values - total)
-        assert noised.noise_stddev == PLAN.share_stddev("train")
-    step = PLAN.share_stddev("train") / LATTICE_STEPS
-    assert np.abs(residuals[0] - residuals[1]).max() <= step * (1 + 1e-6)  # the same noise, but for rounding
+        assert np.abs(noised.values - noise - total / PLAN.step("train")).max() < 1  # the same noise; one rounding
+
+
+def test_a_user_moves_the_lattice_by_no_more_than_the_sensitivity_says() -> None:
+    """The same dither for both sums, as an adversary would have it; 200 pairs, each fails with p <= 1e-12."""
+    plan, rng = replace(PLAN, mode="none", noise_multiplier=0.0, population=10**9), np.random.default_rng(1)
+    for trial in range(200):
+        user = rng.normal(size=400) * (rng.random(400) < 0.05 + 0.95 * rng.random())  # few coordinates, or all
+        user *= plan.clip_norm / np.linalg.norm(user)
+        others, source = rng.normal(size=400), SeededRandomness(trial, "p")
+        with_user, without = (
+            add_noise_share(ClippedSum(total, 0.5), plan, "train", source, "c").values
+            for total in (others + user, others)
+        )
+        assert np.linalg.norm(with_user - without) <= sensitivity(plan.scale("train"), 400, 1)
 
 
 def test_an_empty_sample_is_noise_alone() -> None:
-    noised = add_noise_share(zeros(), PLAN, "train", SeededRandomness(4, "p"), "c")
-    assert abs(noised.values.std() / PLAN.share_stddev("train") - 1) < 5 / math.sqrt(2 * D)  # p < 6e-7
-    assert noised.noise_stddev == PLAN.share_stddev("train")
+    noise = add_noise_share(zeros(), PLAN, "train", SeededRandomness(4, "p"), "c").values
+    share = math.sqrt(PLAN.share_variance("train", D))
+    assert abs(noise.std() / share - 1) < 5 / math.sqrt(2 * D)  # p < 6e-7
+
+
+# --- the lattice and the ring
 
 
 @pytest.mark.parametrize("clip_norm", [1e-4, 0.5, 300.0])
-def test_values_lie_on_the_public_lattice(clip_norm: float) -> None:
-    plan = replace(PLAN, clip_norm=clip_norm)
+def test_values_are_whole_steps_of_a_lattice_that_no_data_touch(clip_norm: float) -> None:
+    """Without noise: within one step of the sum, whatever the unit; the step is public, and small beside C."""
+    plan = replace(PLAN, clip_norm=clip_norm, mode="none", noise_multiplier=0.0)
     total = np.random.default_rng(0).normal(size=1000) * clip_norm
-    check_lattice(add_noise_share(ClippedSum(total, clip_norm), plan, "train", SeededRandomness(1, "p"), "c"))
+    noised = add_noise_share(ClippedSum(total, clip_norm), plan, "train", SeededRandomness(1, "p"), "c")
+    assert noised.values.dtype == np.int64
+    assert np.abs(noised.values * plan.step("train") - total).max() < plan.step("train")
+    assert plan.step("train") < clip_norm / 1000
 
 
-def test_values_off_the_lattice_are_caught() -> None:
-    stddev = PLAN.share_stddev("train")
-    with pytest.raises(AssertionError):
-        check_lattice(NoisedSum(gaussian(SeededRandomness(1, "p"), "c", 1000, stddev), stddev))
-
-
-def test_rounding_adds_at_most_half_a_step() -> None:
+@pytest.mark.parametrize("partners", [1, 3, 5, 50])
+def test_a_sum_that_does_not_fit_is_cut_off_before_the_noise_and_none_of_the_noise_is_lost(partners: int) -> None:
+    plan = replace(PLAN, partners=partners, survivors=partners, colluders=0, masked=partners > 2)
+    huge = ClippedSum(np.array([1e30, -1e30, 0.0]), 0.5)
     source = SeededRandomness(1, "p")
-    stddev = PLAN.share_stddev("train")
-    noised = add_noise_share(zeros(1000), PLAN, "train", source, "c")
-    raw = gaussian(source, "c/noise", 1000, stddev)
-    assert np.abs(noised.values - raw).max() <= 0.5 * stddev / LATTICE_STEPS * (1 + 1e-9)
+    noised = add_noise_share(huge, plan, "train", source, "c").values
+    noise = add_noise_share(zeros(3), plan, "train", source, "c").values
+    half = room(partners) // 2
+    np.testing.assert_array_equal(noised - noise, [half, -half, 0])
+    np.testing.assert_array_equal(from_ring(to_ring(noised, partners)), noised)
+    assert partners * np.abs(noised).max() < 2**31
+
+
+def test_noise_that_does_not_fit_in_the_ring_is_refused() -> None:
+    """It would wrap around, or be cut off and be less than was billed."""
+    most = room(PLAN.partners) / 2 / NOISE_ROOM  # standard deviations of a share
+    fits = most / sensitivity(PLAN.scale("train"), 4, 1) * math.sqrt(3)
+    add_noise_share(zeros(4), replace(PLAN, noise_multiplier=0.999 * fits), "train", SystemRandomness(), "c")
+    with pytest.raises(PolicyViolationError, match="Expected noise that fits in the ring"):
+        add_noise_share(zeros(4), replace(PLAN, noise_multiplier=1.001 * fits), "train", SystemRandomness(), "c")
+
+
+# --- masks
+
+
+def opened(rings: dict[str, NDArray[np.int64]], plan: PrivacyPlan) -> tuple[NDArray[np.int64], dict[str, MaskedUpdate]]:
+    """The sum of noised sums under the real masks of all partners, and what each of them sent."""
+    federation = Federation.of(len(rings), plan.survivors)
+    sessions = federation.sessions(bytes(32))
+    server = federation.coordinator(bytes(32), len(next(iter(rings.values()))))
+    roster = server.roster([session.offer() for session in sessions.values()])
+    inboxes = server.inboxes([session.share(roster) for session in sessions.values()])
+    sent = {}
+    for (name, session), noised in zip(sessions.items(), rings.values(), strict=True):
+        session.receive(inboxes[name])
+        sent[name] = mask(NoisedSum(noised, loss=None), plan, session)
+    survivors = server.survivors({name: update.values for name, update in sent.items()})
+    consents = server.consents([session.consent(survivors) for session in sessions.values()])
+    return server.open([sessions[name].open(consents) for name in server.live]), sent
+
+
+def test_the_opened_total_is_the_sum_of_the_clipped_sums_to_one_step_a_partner() -> None:
+    plan = replace(PLAN, mode="none", noise_multiplier=0.0)
+    rng = np.random.default_rng(2)
+    sums = {f"p{k}": rng.normal(size=500) * 3 for k in range(5)}
+    noised = {
+        name: add_noise_share(ClippedSum(total, 0.5), plan, "train", SeededRandomness(1, name), "c").values
+        for name, total in sums.items()
+    }
+    total, sent = opened(noised, plan)
+    np.testing.assert_array_equal(total, sum(noised.values()))  # masks change nothing, to the last bit
+    error = np.abs(total * plan.step("train") - np.sum(list(sums.values()), axis=0))
+    assert error.max() < 5 * plan.step("train")
+    assert all(update.masked for update in sent.values())
+
+
+def test_what_leaves_under_masks_tells_nothing_of_the_sum() -> None:
+    """Two sums that could not be less alike, both uniform in the ring once masked; each check fails with p < 1e-6."""
+    low, high = np.zeros(D, dtype=np.int64), np.full(D, 10**8, dtype=np.int64)
+    for noised in (low, high):
+        _, sent = opened(dict.fromkeys("abcde", noised), PLAN)
+        for update in sent.values():
+            uniform = update.values * 2.0**-32
+            assert abs(uniform.mean() - 0.5) < 5 / math.sqrt(12 * D)
+            bins = np.bincount((update.values >> np.uint32(28)).astype(np.int64), minlength=16)
+            assert ((bins - D / 16) ** 2 / (D / 16)).sum() < 62  # chi-square with 15 degrees of freedom, p < 1e-6
+
+
+def test_a_plan_with_masks_lets_nothing_leave_without_them() -> None:
+    noised = NoisedSum(np.arange(4))
+    with pytest.raises(PolicyViolationError, match="masked=true"):
+        leave_bare(noised, PLAN)
+    bare = leave_bare(noised, replace(PLAN, masked=False))
+    assert bare.values.dtype == np.uint32
+    assert (bare.masked, from_ring(bare.values).tolist()) == (False, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("unsent", [zeros(3), NoisedSum(np.zeros(3, dtype=np.int64)), np.zeros(3), None])
+def test_no_other_link_of_the_chain_can_be_sent(unsent: Any) -> None:
+    with pytest.raises(ProtocolError, match="Expected an answer of one of the exchanges"):
+        pack_answer(unsent)
 
 
 # --- what is refused, and what never leaves
@@ -324,8 +335,8 @@ def test_the_loss_stays_where_it_was_measured(mode: Any) -> None:
     assert "3.25" not in repr(clipped)
 
 
-def test_without_privacy_the_sum_leaves_as_it_is_and_says_so() -> None:
+def test_without_privacy_the_sum_has_no_noise_and_its_loss_says_so() -> None:
     plan = replace(PLAN, mode="none", noise_multiplier=0.0)
     noised = add_noise_share(ClippedSum(np.array([1.0, 2.0]), 0.5, 3.25), plan, "train", SystemRandomness(), "c")
-    assert noised.values.tolist() == [1.0, 2.0]
-    assert (noised.noise_stddev, noised.loss) == (0.0, 3.25)
+    assert (noised.values * plan.step("train")).tolist() == [1.0, 2.0]  # both are on the lattice
+    assert noised.loss == 3.25

@@ -108,7 +108,7 @@ def classes() -> list[type[VeilrecError]]:
     return [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, VeilrecError)]
 
 
-def test_every_family_has_an_exit_code_of_its_own() -> None:
+def test_every_class_has_an_exit_code_of_its_own() -> None:
     codes = [c.exit_code for c in classes()]
     assert len(set(codes)) == len(codes) == 21
     assert all(0 < code < 126 for code in codes)  # the shell keeps those above for itself
@@ -168,6 +168,9 @@ def test_a_configuration_survives_json() -> None:
         ({"model": {"lora_targets": ["pooler"]}}, "model.lora_targets"),
         ({"federation": {"partners": 2, "quorum": 3}}, "quorum=3 is above federation.partners=2"),
         ({"federation": {"partners": 2}, "privacy": {"colluders": 2}}, "leaves no honest noise share"),
+        ({"federation": {"partners": 4, "quorum": 2}}, "quorum=2 must be above half of partners and colluders"),
+        ({"federation": {"partners": 4, "quorum": 3}, "privacy": {"colluders": 2}}, "quorum=3 must be above half"),
+        ({"federation": {"secure_sum": "perhaps"}}, "federation.secure_sum"),
         ({"training": {"local_steps": 2}}, "needs privacy.mode=local"),
         ({"simulation": False}, "seed is only allowed in simulations"),
         (
@@ -175,6 +178,14 @@ def test_a_configuration_survives_json() -> None:
             "mode=none is only allowed in simulations",
         ),
         ({"simulation": False, "seed": None}, "population must be declared"),
+        (
+            {"simulation": False, "seed": None, "privacy": {"population": 9}, "federation": {"secure_sum": False}},
+            "federation.secure_sum and three partners are needed by privacy.mode=distributed",
+        ),
+        (
+            {"simulation": False, "seed": None, "privacy": {"population": 9}, "federation": {"partners": 2}},
+            "federation.secure_sum and three partners are needed by privacy.mode=distributed",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tree: dict[str, Any], told: str) -> None:
@@ -221,3 +232,19 @@ def test_a_deployment_declares_what_a_simulation_may_leave_out() -> None:
 def test_the_quorum_is_the_number_of_survivors() -> None:
     assert parse_config('{"federation": {"partners": 7}}').federation.survivors == 7
     assert parse_config('{"federation": {"partners": 7, "quorum": 5}}').federation.survivors == 5
+
+
+@pytest.mark.parametrize(
+    ("partners", "secure_sum", "masked"), [(1, True, False), (2, True, False), (3, True, True), (3, False, False)]
+)
+def test_sums_are_masked_from_three_partners_on_unless_a_simulation_says_otherwise(
+    partners: int, secure_sum: bool, masked: bool
+) -> None:
+    told = {"federation": {"partners": partners, "secure_sum": secure_sum}}
+    assert parse_config(json.dumps(told)).federation.masked is masked
+
+
+def test_real_data_in_local_mode_need_no_masks() -> None:
+    private = {"mode": "local", "population": 5000}
+    told = {"simulation": False, "seed": None, "privacy": private, "federation": {"secure_sum": False}}
+    assert not parse_config(json.dumps(told)).federation.masked

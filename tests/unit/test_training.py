@@ -326,10 +326,11 @@ def test_an_empty_poisson_sample_is_zeros_and_still_gets_noise(
     clipped = world.gradients.clipped_sum(batches(maker, []), world.catalogue, prior, C)
     assert clipped.values.shape == (world.gradients.size,) and not clipped.values.any()
     assert (clipped.clip_norm, clipped.private_loss) == (C, None)
-    plan = PrivacyPlan("distributed", 1e-5, 0.1, 100, C, 2.0, None, 5, 1, 1, 0, 1, 100)
+    plan = PrivacyPlan("distributed", 1e-5, 0.1, 100, C, 2.0, None, 5, 1, 1, 1, 0, False, 1, 100)
     noised = add_noise_share(clipped, plan, "train", SeededRandomness(0, "p"), "c")
     # 5 standard errors of a deviation of d values: p < 6e-7.
-    assert abs(noised.values.std() / (2.0 * C) - 1) < 5 / np.sqrt(2 * world.gradients.size)
+    billed = np.sqrt(plan.share_variance("train", world.gradients.size))  # (in lattice steps)
+    assert abs(noised.values.std() / billed - 1) < 5 / np.sqrt(2 * world.gradients.size)
 
 
 def test_small_gradients_are_not_scaled_up(world: World, batch: EventBatch) -> None:

@@ -1,0 +1,154 @@
+"""What a partner holds and learns from: data, model, and the way from users to a noised sum."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.batches import BatchMaker
+from client.data.histories import build_histories
+from client.data.ingest import RawData, read
+from client.data.pseudonyms import PseudonymKey
+from client.data.text_cache import TextCache
+from client.premises import Premises
+from client.privatize import add_noise_share, sample_users
+from client.statistics import clipped_statistics
+from client.training import PriorLogits
+from client.workbench import Workbench, open_workbench
+from shared.adapter import load_parameters
+from shared.catalogue import build_catalogue
+from shared.config import ModelConfig, PriorConfig, RunConfig
+from shared.errors import AdapterMismatchError
+from shared.hazmat.randomness import Randomness, randomness_for
+from shared.messages import ClippedSum, NoisedSum, RoundPlan
+from shared.model.behaviour import EventBatch
+from shared.model.prior import CollaborativePrior, effective_kind
+from shared.model.prior_scores import PriorScorer, mask_seen
+from shared.model.weights import choose_device, has_fast_bf16
+from shared.schema import Catalogue, Histories
+
+Vector = NDArray[np.float32]
+LARGEST_PARAMETER = 4.0
+"""Training leaves parameters far below 1. Large ones blow up float32's rounding, and with it what one user can move."""
+
+
+class Learner:
+    """The data of one partner, and what is computed from them; nothing here decides whether it may be.
+
+    Parameters
+    ----------
+    premises : Premises
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    def __init__(self, premises: Premises, device: str = "auto") -> None:
+        self.premises = premises
+        self.device = choose_device(device)
+        self._histories: tuple[int, Histories] | None = None
+        self._maker: tuple[ModelConfig, BatchMaker] | None = None
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The public catalogue, from the partner's own copy."""
+        return build_catalogue(self._data.items)
+
+    def histories(self, model: ModelConfig) -> Histories:
+        """The partner's users, with at most ``model.max_history`` events each."""
+        if self._histories is None or self._histories[0] != model.max_history:
+            built = build_histories(
+                self._data.interactions,
+                self.catalogue,
+                self._key,
+                max_events=model.max_history,
+                tie_seed=self.premises.tie_seed,
+            )
+            self._histories = (model.max_history, built)
+        return self._histories[1]
+
+    def workbench(self, model: ModelConfig, seed: int) -> Workbench:
+        """The model with the catalogue's vectors; built once a process."""
+        return open_workbench(model, seed, self.catalogue, self.premises.cache, self.device)
+
+    def batch_maker(self, model: ModelConfig, seed: int) -> BatchMaker:
+        """Batches of the partner's histories, with vectors of its reviews."""
+        if self._maker is None or self._maker[0] != model:
+            bench, histories = self.workbench(model, seed), self.histories(model)
+            vectors = TextCache(self.premises.cache).vectors(
+                bench.text, histories.review_texts, width=bench.model.width, items=False
+            )
+            self._maker = (model, BatchMaker(histories, vectors[:, 0], model))
+        return self._maker[1]
+
+    def check_parameters(self, config: RunConfig, parameters: Vector) -> None:
+        """Refuse parameters that no round can start from, before anything is paid for it.
+
+        Raises
+        ------
+        AdapterMismatchError
+            If they are of another shape, not finite, or beyond `LARGEST_PARAMETER`.
+        """
+        size = self.workbench(config.model, config.seed or 0).gradients.size
+        # Not "any > bound": what is no number is refused too.
+        if parameters.shape != (size,) or not bool((np.abs(parameters) <= LARGEST_PARAMETER).all()):
+            raise AdapterMismatchError(
+                f"Expected {size} parameters of size <= {LARGEST_PARAMETER:g}, got shape={parameters.shape}."
+            )
+
+    def noised_statistics(self, order: RoundPlan) -> NoisedSum:
+        """The prior's sum over all users, with the partner's share of the noise."""
+        source = self._randomness(order, self.premises.name)
+        return add_noise_share(self._statistics(order), order.plan, "prior", source, f"{order.run_id}/{order.round}")
+
+    def noised_gradients(self, order: RoundPlan, parameters: Vector, prior: CollaborativePrior) -> NoisedSum:
+        """Sample, clip, sum, noise; in ``local`` mode several times, each step from where the last one ended."""
+        config, plan = order.config, order.plan
+        bench = self.workbench(config.model, config.seed or 0)
+        maker, logits = self.batch_maker(config.model, config.seed or 0), self._logits(prior, config.prior)
+        # In bfloat16 one user would move the rounding of all others: nothing that noise is to hide.
+        bf16 = plan.mode == "none" and config.training.precision == "auto" and has_fast_bf16(self.device.type)
+        # In a simulation the sample is a property of users, whichever partner holds them, in whichever run:
+        # so that a federation without noise can be compared with the same model on pooled data.
+        source, sampling = self._randomness(order, self.premises.name), self._randomness(order, "federation")
+        users = self.histories(config.model).users
+        here, steps = parameters.astype(np.float64), []
+        for step in range(plan.local_steps):
+            at = f"{order.round}/{step}"
+            load_parameters(bench.model, here.astype(np.float32))
+            taken = sample_users(users, plan, sampling, at)
+            batches = maker.training(taken, config.training, sampling.read(32, f"{at}/windows"))
+            clipped = bench.gradients.clipped_sum(batches, bench.catalogue, logits, plan.partner_clip_norm, bf16=bf16)
+            steps.append(add_noise_share(clipped, plan, "train", source, f"{order.run_id}/{at}"))
+            mean = steps[-1].values * (plan.step("train") * config.federation.partners / plan.normaliser)
+            here -= config.training.local_learning_rate * mean
+        return NoisedSum(np.sum([one.values for one in steps], axis=0), steps[-1].loss)
+
+    def _statistics(self, order: RoundPlan) -> ClippedSum:
+        config, n_items = order.config, len(self.catalogue)
+        kind = effective_kind(config.prior, n_items)
+        clip_norm = 1.0 / order.plan.partners_per_user
+        return clipped_statistics(self.histories(config.model), n_items, config.prior, kind, clip_norm=clip_norm)
+
+    def _logits(self, prior: CollaborativePrior, config: PriorConfig) -> PriorLogits:
+        scorer = PriorScorer(prior, config, self.device)
+
+        def logits(batch: EventBatch) -> torch.Tensor:
+            return mask_seen(scorer.all_positions(batch.items), batch.items)
+
+        return logits
+
+    def _randomness(self, order: RoundPlan, party: str) -> Randomness:
+        return randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=party)
+
+    @cached_property
+    def _data(self) -> RawData:
+        return read(self.premises.data)
+
+    @cached_property
+    def _key(self) -> PseudonymKey:
+        if self.premises.simulated:
+            return PseudonymKey.derive(0)
+        return PseudonymKey.load_or_create(self.premises.folder / "pseudonym.key")
