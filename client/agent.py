@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from filelock import FileLock
+
 from client.learner import Learner
 from client.policy import Facts, check
 from client.premises import Premises
@@ -66,6 +68,7 @@ class PartnerAgent:
         self.learner = Learner(premises, device)
         self.ledger = Ledger(premises.ledger_file, premises.identity)
         self._secrets = SystemRandomness()
+        self._lock = FileLock(premises.folder / "agent.lock")
 
     def answer(self, request: Request) -> Answer:
         """Do what a request asks, or refuse.
@@ -83,6 +86,10 @@ class PartnerAgent:
         InvalidSignatureError, CohortTooSmallError, UnmaskError, LedgerError
             See `client.secure_sum` and `shared.privacy.ledger`.
         """
+        with self._lock:  # two processes on one folder would answer one step twice
+            return self._answer(request)
+
+    def _answer(self, request: Request) -> Answer:
         match request:
             case KeysRequest(signed):
                 return self._offer(signed)
@@ -153,7 +160,7 @@ class PartnerAgent:
             raise PolicyViolationError("Expected a pinned policy.server_key: nobody else may ask.")
         policy.server_key.verify(ROUND_PLAN, signed.text.encode(), signed.signature)
         order = parse_plan(signed.text)
-        if order.plan != build_plan(order.config):
+        if order.plan.digest() != build_plan(order.config).digest():
             raise PolicyViolationError("Expected the privacy plan that follows from the configuration.")
         epsilon = self._epsilon(order.plan)
         check(policy, Facts(self.premises.simulated, len(self.premises.peers), epsilon, self._digest_of(order)), order)
@@ -177,11 +184,13 @@ class PartnerAgent:
             if kept is None:
                 raise LedgerError(f"Expected the noised sum of round {order.round}, which was released, to be kept.")
             return kept
+        secret = folder.secret(order.request)
         if prior is None or model.parameters is None:
-            noised = self.learner.noised_statistics(order)
+            noised = self.learner.noised_statistics(order, secret=secret)
         else:
-            noised = self.learner.noised_gradients(order, model.parameters, prior)
+            noised = self.learner.noised_gradients(order, model.parameters, prior, secret=secret)
         self.ledger.release(order.run_id, order.round, folder.keep_sum(order.request, noised))
+        folder.forget_secret()
         return noised
 
     def _starting_point(self, folder: RunFolder, order: RoundPlan, model: Model) -> CollaborativePrior | None:
@@ -206,6 +215,8 @@ class PartnerAgent:
     def _check_receipt(self, receipt: Receipt | None) -> None:
         """A head that the coordinator countersigned must still be in the ledger: else it was rolled back."""
         server = self.premises.policy.server_key
+        if receipt is not None and receipt.partner != self.premises.name:
+            raise LedgerError("Expected a receipt for this partner, got another's.")
         if receipt is not None and server is not None:
             self.ledger.accept_receipt(receipt, server)
 
@@ -217,7 +228,8 @@ class PartnerAgent:
         folder = self._folder(order.run_id)
         before = folder.state()
         earlier = () if before is None else before.attempts
-        folder.keep_state(RoundState(order.round, (*earlier, order.attempt), signed, session))
+        state = RoundState(order.round, (*earlier, order.attempt), signed, session)
+        folder.keep_state(state, durable=False)
 
     @contextmanager
     def _session(self, attempt: Attempt) -> Iterator[tuple[RoundPlan, MaskingSession]]:
@@ -234,8 +246,8 @@ class PartnerAgent:
             if session.next_step != turn:
                 folder.keep_state(replace(state, session=None))
             raise
-        over = session.next_step == "over"
-        folder.keep_state(replace(state, session=None if over else session.to_bytes()))
+        kept = None if session.next_step == "over" else session.to_bytes()
+        folder.keep_state(replace(state, session=kept), durable=session.next_step not in ("share", "receive"))
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(self.premises.folder / "runs" / run_id)

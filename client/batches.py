@@ -14,7 +14,6 @@ from shared.config import ModelConfig, TrainingConfig
 from shared.model.behaviour import RATING_STEPS, EventBatch
 from shared.schema import Histories, UserHistory
 
-
 PADDING = 8
 """Training windows are padded to multiples of this."""
 

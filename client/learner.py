@@ -28,6 +28,7 @@ from shared.model.behaviour import EventBatch
 from shared.model.prior import CollaborativePrior, effective_kind
 from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.model.weights import choose_device, has_fast_bf16
+from shared.privacy.lattice import LARGEST_VECTOR
 from shared.schema import Catalogue, Histories
 
 Vector = NDArray[np.float32]
@@ -93,17 +94,21 @@ class Learner:
         """
         size = self.workbench(config.model, config.seed or 0).gradients.size
         # Not "any > bound": what is no number is refused too.
+        if size > LARGEST_VECTOR:
+            raise AdapterMismatchError(f"Expected at most {LARGEST_VECTOR} parameters, the configuration has {size}.")
         if parameters.shape != (size,) or not bool((np.abs(parameters) <= LARGEST_PARAMETER).all()):
             raise AdapterMismatchError(
                 f"Expected {size} parameters of size <= {LARGEST_PARAMETER:g}, got shape={parameters.shape}."
             )
 
-    def noised_statistics(self, order: RoundPlan) -> NoisedSum:
-        """The prior's sum over all users, with the partner's share of the noise."""
-        source = self._randomness(order, self.premises.name)
+    def noised_statistics(self, order: RoundPlan, *, secret: bytes | None = None) -> NoisedSum:
+        """The prior's sum over all users, with the partner's share of the noise, drawn from a round's `secret`."""
+        source = self._randomness(order, self.premises.name, secret)
         return add_noise_share(self._statistics(order), order.plan, "prior", source, f"{order.run_id}/{order.round}")
 
-    def noised_gradients(self, order: RoundPlan, parameters: Vector, prior: CollaborativePrior) -> NoisedSum:
+    def noised_gradients(
+        self, order: RoundPlan, parameters: Vector, prior: CollaborativePrior, *, secret: bytes | None = None
+    ) -> NoisedSum:
         """Sample, clip, sum, noise; in ``local`` mode several times, each step from where the last one ended."""
         config, plan = order.config, order.plan
         bench = self.workbench(config.model, config.seed or 0)
@@ -112,7 +117,8 @@ class Learner:
         bf16 = plan.mode == "none" and config.training.precision == "auto" and has_fast_bf16(self.device.type)
         # In a simulation the sample is a property of users, whichever partner holds them, in whichever run:
         # so that a federation without noise can be compared with the same model on pooled data.
-        source, sampling = self._randomness(order, self.premises.name), self._randomness(order, "federation")
+        source = self._randomness(order, self.premises.name, secret)
+        sampling = self._randomness(order, "federation", secret)
         users = self.histories(config.model).users
         here, steps = parameters.astype(np.float64), []
         for step in range(plan.local_steps):
@@ -140,8 +146,8 @@ class Learner:
 
         return logits
 
-    def _randomness(self, order: RoundPlan, party: str) -> Randomness:
-        return randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=party)
+    def _randomness(self, order: RoundPlan, party: str, secret: bytes | None) -> Randomness:
+        return randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=party, secret=secret)
 
     @cached_property
     def _data(self) -> RawData:

@@ -66,8 +66,10 @@ class Policy(BaseModel):
         Training rounds of a run.
     bases : tuple of str or None
         Names of base models, or SHA-256 of their weights. None allows all.
-    max_lora_rank, max_adapted_layers, max_item_rank : int
+    max_lora_rank, max_adapted_layers, max_item_rank, max_head_rank : int
         The largest adapter.
+    max_events, max_history, max_microbatch : int
+        The most that is computed at once: a round that runs out of memory tells something about the data.
     server_key : VerifyKey or None
         The coordinator's, pinned.
     """
@@ -85,6 +87,10 @@ class Policy(BaseModel):
     max_lora_rank: Limit = UNLIMITED
     max_adapted_layers: Limit = UNLIMITED
     max_item_rank: Limit = UNLIMITED
+    max_head_rank: Limit = UNLIMITED
+    max_events: Limit = UNLIMITED
+    max_history: Limit = UNLIMITED
+    max_microbatch: Limit = UNLIMITED
     server_key: PinnedKey | None = None
 
 
@@ -100,6 +106,10 @@ class RealPolicy(Policy):
     max_lora_rank: Limit = 64
     max_adapted_layers: Limit = 6
     max_item_rank: Limit = 0
+    max_head_rank: Limit = 64
+    max_events: Limit = 200
+    max_history: Limit = 5000
+    max_microbatch: Limit = 512
     server_key: PinnedKey
 
 
@@ -169,6 +179,8 @@ def _rules(policy: Policy, facts: Facts, asked: RoundPlan) -> list[Rule]:
         _most("epsilon", math.inf if facts.epsilon is None else facts.epsilon, policy.max_epsilon),
         _most("delta", plan.delta, policy.max_delta),
         _least("survivors", plan.survivors, policy.min_cohort if shared else 1),
+        # Of all that are pinned, not of those that the plan names: else one sum could be opened in several cohorts.
+        _least("survivors", plan.survivors, (facts.peers + plan.colluders) // 2 + 1 if plan.masked else 1),
         _least("colluders", plan.colluders, policy.min_colluders if shared else 0),
         _least("partners_per_user", plan.partners_per_user, policy.min_partners_per_user),
         _most("partners", plan.partners, UNLIMITED if facts.simulated and not facts.peers else facts.peers),
@@ -184,6 +196,10 @@ def _rules(policy: Policy, facts: Facts, asked: RoundPlan) -> list[Rule]:
         _most("model.lora_rank", model.lora_rank, policy.max_lora_rank),
         _most("model.adapted_layers", model.adapted_layers, policy.max_adapted_layers),
         _most("model.item_rank", model.item_rank, policy.max_item_rank),
+        _most("model.head_rank", model.head_rank, policy.max_head_rank),
+        _most("model.max_events", model.max_events, policy.max_events),
+        _most("model.max_history", model.max_history, policy.max_history),
+        _most("training.microbatch", asked.config.training.microbatch, policy.max_microbatch),
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from safetensors.numpy import save
 
 from shared.errors import IntegrityError
 from shared.files import write_bytes
+from shared.hazmat.randomness import SECRET_BYTES
 from shared.messages import NoisedSum, SignedPlan
 from shared.model.prior import CollaborativePrior
 
@@ -54,6 +56,7 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self._state, self._prior, self._sum = folder / "round.json", folder / "prior.safetensors", folder / "sum"
+        self._secret = folder / "secret"
 
     def state(self) -> RoundState | None:
         """The current attempt; None before the first.
@@ -73,8 +76,12 @@ class RunFolder:
         except (OSError, ArithmeticError, KeyError, RecursionError, TypeError, ValueError):
             raise IntegrityError(f"{self._state}: Expected the state of a round.") from None
 
-    def keep_state(self, state: RoundState) -> None:
-        """Replace the current attempt. A session that is lost in a crash only drops the partner from a sum."""
+    def keep_state(self, state: RoundState, *, durable: bool = True) -> None:
+        """Replace the current attempt.
+
+        A session that is lost only drops the partner from a sum. An older one that comes back could answer a
+        step twice: from the first answer that hangs on secrets it is kept durably.
+        """
         told = {
             "round": state.round,
             "attempts": list(state.attempts),
@@ -82,7 +89,20 @@ class RunFolder:
             "signature": _text(state.signed.signature),
             "session": None if state.session is None else _text(state.session),
         }
-        write_bytes(self._state, json.dumps(told).encode(), durable=False)
+        write_bytes(self._state, json.dumps(told).encode(), durable=durable)
+
+    def secret(self, request: str) -> bytes:
+        """The secret from which all randomness of a request is drawn; made on first use, durable before it is used."""
+        text = self._secret.read_text(encoding="ascii") if self._secret.exists() else ""
+        known, _, secret = text.partition(" ")
+        if known != request:
+            secret = os.urandom(SECRET_BYTES).hex()
+            write_bytes(self._secret, f"{request} {secret}".encode())
+        return bytes.fromhex(secret)
+
+    def forget_secret(self) -> None:
+        """Erase the secret of a round that was released: its noised sum is kept."""
+        self._secret.unlink(missing_ok=True)
 
     def keep_sum(self, request: str, noised: NoisedSum) -> str:
         """Keep the noised sum of a request, durably; returns its digest for the ledger."""

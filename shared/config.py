@@ -77,7 +77,7 @@ class ModelConfig(_Tree):
     max_history: Positive = 1000
     rating_max: Annotated[float, Field(gt=0)] = 5.0
     max_tokens: Positive = 64
-    temperature: Annotated[float, Field(gt=0)] = 15.0
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 15.0
 
 
 class PriorConfig(_Tree):
@@ -172,7 +172,7 @@ class PrivacyConfig(_Tree):
     mode: Literal["distributed", "local", "none"] = "distributed"
     epsilon: Annotated[float, Field(gt=0)] = 8.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    clip_norm: Annotated[float, Field(gt=0)] = 0.5
+    clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5
     noise_multiplier: Annotated[float, Field(gt=0)] | None = None
     population: Annotated[int, Field(ge=0)] = 0
     partners_per_user: Positive = 1

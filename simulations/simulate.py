@@ -138,8 +138,8 @@ def run(simulation: Simulation, *, show: bool = True, ray_address: str = "") -> 
     out, config, workspace = simulation.out, simulation.config, simulation.workspace
     began = time.monotonic()
     plan = describe_run(config, workspace.catalogue)
-    before = spent(workspace)
-    if note := told(before):
+    resumed = (out / "checkpoints").exists()  # its own plan is in the ledgers already
+    if not resumed and (note := told(spent(workspace))):
         print(note, file=sys.stderr)
     with RunProgress(plan.rounds, enabled=show) as progress:
         with progress.stage("reading texts"):

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from shared.errors import PolicyViolationError
 
+SECRET_BYTES = 32
+
 
 class Randomness(Protocol):
     """A source of uniform bytes."""
@@ -64,8 +66,31 @@ class SeededRandomness:
         return hashlib.shake_256(self._prefix + context.encode()).digest(n)
 
 
-def randomness_for(*, seed: int | None, simulation: bool, party: str) -> Randomness:
-    """Choose the source: seeded only in a simulation that names a seed.
+class RoundRandomness:
+    """All randomness of one round, from one secret of the CSPRNG: SHAKE-256 of secret and context.
+
+    A round that a crash cut short is drawn again to the bit: the same users, the same noise. Drawn anew,
+    whoever makes rounds crash could ask again and again.
+
+    Guarantees
+    ----------
+    For 32 bytes that nobody else knows, streams of different contexts are independent and uniform.
+    """
+
+    name = "system"
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != SECRET_BYTES:
+            raise PolicyViolationError(f"Expected a round's secret of {SECRET_BYTES} bytes, got {len(secret)}.")
+        self._prefix = b"veilrec round\0" + secret + b"\0"
+
+    def read(self, n: int, context: str) -> bytes:
+        """Return the `n` bytes that belong to `context`."""
+        return hashlib.shake_256(self._prefix + context.encode()).digest(n)
+
+
+def randomness_for(*, seed: int | None, simulation: bool, party: str, secret: bytes | None = None) -> Randomness:
+    """Choose the source: seeded only in a simulation that names a seed; else of a round's `secret`, or the system's.
 
     Raises
     ------
@@ -73,7 +98,7 @@ def randomness_for(*, seed: int | None, simulation: bool, party: str) -> Randomn
         If a seed is given outside a simulation.
     """
     if seed is None:
-        return SystemRandomness()
+        return SystemRandomness() if secret is None else RoundRandomness(secret)
     if not simulation:
         raise PolicyViolationError("Expected seed=none outside simulations: seeded noise protects nobody.")
     return SeededRandomness(seed, party)

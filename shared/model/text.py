@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TextVectors = NDArray[np.float16]
 """Shape ``(texts, 2, H)``: text vector, then item vector; or ``(texts, 1, H)``: text vectors alone."""
 
+PADDING = 8
+"""Texts are padded to multiples of this many word pieces."""
+
 
 class TextStage:
     """The frozen BERT as an encoder of texts.
@@ -49,7 +52,7 @@ class TextStage:
     def recipe(self, *, items: bool) -> str:
         """All that vectors depend on besides the text: the cache's key."""
         kind = "items" if items else "texts"
-        return f"mean-v1|{self.base.sha256}|k={self.adapted_layers}|tokens={self.max_tokens}|{kind}"
+        return f"mean-v2|{self.base.sha256}|k={self.adapted_layers}|tokens={self.max_tokens}|{kind}"
 
     def encode(
         self,
@@ -62,23 +65,39 @@ class TextStage:
         """Encode texts, shape ``(len(texts), 2, H)``; an empty text gives zeros.
 
         With ``items=False`` only text vectors are made, shape ``(len(texts), 1, H)``, by the lower layers alone.
-        `progress` is called with the number of texts done after each batch.
+        Such texts are users' own: they are computed in float32 and padded by their own length, so that one user's
+        review moves no other user's vector. `progress` is called with the number of texts done after each batch.
         """
         bert = self._load(items)
         out = np.zeros((len(texts), 2 if items else 1, bert.config.hidden_size), dtype=np.float16)
-        # Alike lengths share a batch: padding is work for nothing.
-        order = sorted((k for k, text in enumerate(texts) if text), key=lambda k: len(texts[k]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            out[rows] = self._encode_batch([texts[k] for k in rows], items)
-            if progress:
-                progress(start + len(rows))
+        done = 0
+        for width, group in self._padded_widths(texts):
+            for start in range(0, len(group), batch_size):
+                rows = group[start : start + batch_size]
+                out[rows] = self._encode_batch([texts[k] for k in rows], items, width)
+                done += len(rows)
+                if progress:
+                    progress(done)
         return out
+
+    def _padded_widths(self, texts: Sequence[str]) -> list[tuple[int, list[int]]]:
+        """The texts that are not empty, by the number of word pieces to which each is padded."""
+        full = [k for k, text in enumerate(texts) if text]
+        if not full:
+            return []
+        pieces = self._tokenizer([texts[k] for k in full], truncation=True, max_length=self.max_tokens)["input_ids"]
+        groups: dict[int, list[int]] = {}
+        for k, ids in zip(full, pieces, strict=True):
+            groups.setdefault(min(-(-len(ids) // PADDING) * PADDING, self.max_tokens), []).append(k)
+        return sorted(groups.items())
 
     def _load(self, items: bool) -> BertModel:
         if items not in self._berts:
             bert = load_bert(self.base)
             depth = bert.config.num_hidden_layers
+            if self.max_tokens > bert.config.max_position_embeddings:
+                most = bert.config.max_position_embeddings
+                raise ConfigError(f"Expected model.max_tokens <= {most}, got {self.max_tokens}.")
             if self.adapted_layers > depth:
                 raise ConfigError(f"Expected model.adapted_layers <= {depth}, got {self.adapted_layers}.")
             if not items:
@@ -88,12 +107,13 @@ class TextStage:
         return self._berts[items]
 
     @torch.inference_mode()
-    def _encode_batch(self, texts: list[str], items: bool) -> TextVectors:
+    def _encode_batch(self, texts: list[str], items: bool, width: int) -> TextVectors:
         bert = self._load(items)
         tokens = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            texts, padding="max_length", truncation=True, max_length=width, return_tensors="pt"
         ).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device.type)):
+        bf16 = items and has_fast_bf16(self.device.type)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             hidden = bert(**tokens, output_hidden_states=True).hidden_states
         mask = tokens["attention_mask"].unsqueeze(-1).float()  # (B, S, 1)
         # Behind the embeddings and the layers below the adapted ones; then behind all.

@@ -13,6 +13,9 @@ from shared.privacy.lattice import LARGEST_VECTOR, scale_for, sensitivity
 Mode = Literal["distributed", "local", "none"]
 Stage = Literal["prior", "train"]
 
+SMALLEST_CLIP_NORM = 1e-6
+"""Near float32's smallest numbers a clipped gradient is longer than the clip norm says."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrivacyPlan:
@@ -97,10 +100,10 @@ class PrivacyPlan:
             )
         if not 0 < self.sampling_rate <= 1 or not 0 < self.delta < 1:
             raise PolicyViolationError("Expected 0 < sampling_rate <= 1 and 0 < delta < 1.")
-        if not 0 < self.clip_norm < math.inf or self.partners_per_user < 1:
+        if not SMALLEST_CLIP_NORM <= self.clip_norm <= 1 / SMALLEST_CLIP_NORM or self.partners_per_user < 1:
             raise PolicyViolationError(
-                f"Expected a finite clip_norm > 0 and partners_per_user >= 1, got {self.clip_norm} and "
-                f"{self.partners_per_user}."
+                f"Expected clip_norm from {SMALLEST_CLIP_NORM:g} to {1 / SMALLEST_CLIP_NORM:g} and partners_per_user "
+                f">= 1, got {self.clip_norm} and {self.partners_per_user}."
             )
         if self.mode == "distributed" and not 0 <= self.colluders < self.survivors:
             raise PolicyViolationError(

@@ -18,14 +18,22 @@ RESERVE_TO_RELEASE = """\
             if kept is None:
                 raise LedgerError(f"Expected the noised sum of round {order.round}, which was released, to be kept.")
             return kept
+        secret = folder.secret(order.request)
         if prior is None or model.parameters is None:
-            noised = self.learner.noised_statistics(order)
+            noised = self.learner.noised_statistics(order, secret=secret)
         else:
-            noised = self.learner.noised_gradients(order, model.parameters, prior)
+            noised = self.learner.noised_gradients(order, model.parameters, prior, secret=secret)
 """
 RELEASE_LAST = "        self.ledger.release(order.run_id, order.round, folder.keep_sum(order.request, noised))\n"
 
 BILLS = (
+    Mutation(
+        "a round that crashed drawn anew",
+        "client/run_folder.py",
+        "        if known != request:\n",
+        "        if True:\n",
+        (PAYMENTS + "test_a_round_that_crashed_before_its_release_is_drawn_again_to_the_bit",),
+    ),
     Mutation(
         "one round too few billed after a resume",
         "server/strategy.py",

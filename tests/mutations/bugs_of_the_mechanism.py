@@ -12,9 +12,10 @@ BATCHES = "unit/test_batches.py::"
 NOISE_LINE = 'noise = skellam(source, f"{context}/noise", len(steps), variance)'
 SAMPLE_LINE = 'return np.flatnonzero(uniforms(source, f"{context}/sample", users) < plan.sampling_rate)'
 SHARE_LINE = 'return full / (self.survivors - self.colluders) if self.mode == "distributed" else full'
-RANDOMNESS_LINE = (
-    'source, sampling = self._randomness(order, self.premises.name), self._randomness(order, "federation")'
-)
+RANDOMNESS_LINE = """\
+        source = self._randomness(order, self.premises.name, secret)
+        sampling =\
+"""
 
 
 MECHANISM = (

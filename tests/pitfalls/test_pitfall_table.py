@@ -29,6 +29,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         f"{NOISE}::test_what_is_divided_by_is_public",
         f"{SAMPLING}::test_the_rate_does_not_depend_on_how_many_users_there_are",
         f"{CLIPPING}::test_a_sum_is_a_sum_and_not_divided_by_how_many_took_part",
+        f"{CLIPPING}::test_a_long_history_moves_no_other_user_whatever_model_the_coordinator_sends",
         "unit/test_plan.py::test_neither_the_plan_nor_its_builder_can_see_a_data_set",
     ),
     "clip per example, or parameters that the clip misses": (

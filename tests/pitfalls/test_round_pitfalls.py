@@ -39,10 +39,10 @@ def kill_in_round(federation: StubFederation, partition: int, round_: int) -> No
     learner = federation.agent(partition).learner
     draw = learner.noised_gradients
 
-    def die(order: Any, *rest: Any) -> Any:
+    def die(order: Any, *rest: Any, **named: Any) -> Any:
         if order.round == round_:
             raise MemoryError
-        return draw(order, *rest)
+        return draw(order, *rest, **named)
 
     learner.noised_gradients = die  # type: ignore[method-assign]
 
@@ -228,7 +228,7 @@ def test_the_text_of_an_error_stays_at_the_partner(federate: Federate, tmp_path:
     federation = federate(2, 2, 2)
     learner = federation.agent(0).learner
 
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError(f"{learner.users[0]} wrote: my secret")  # type: ignore[attr-defined]
 
     learner.noised_gradients = fail  # type: ignore[method-assign]

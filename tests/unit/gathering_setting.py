@@ -89,10 +89,15 @@ class Given:
         """Any will do."""
 
     def noised_gradients(
-        self, order: RoundPlan, parameters: NDArray[np.float32], prior: CollaborativePrior
+        self,
+        order: RoundPlan,
+        parameters: NDArray[np.float32],
+        prior: CollaborativePrior,
+        *,
+        secret: bytes | None = None,
     ) -> NoisedSum:
         name, plan = self.premises.name, order.plan
-        source = randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=name)
+        source = randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=name, secret=secret)
         clipped = ClippedSum(self.sum_of(name, order.round), plan.partner_clip_norm)
         noised = add_noise_share(clipped, plan, "train", source, f"{order.run_id}/{order.round}")
         self.drawn[name, order.round].append(noised.values)

@@ -181,7 +181,7 @@ def test_two_runs_draw_noise_of_their_own(tmp_path: Path) -> None:
 def test_a_crash_after_the_reservation_does_not_pay_twice(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> NoisedSum:
+    def crash(*_: object, **__: object) -> NoisedSum:
         raise RuntimeError("out of memory")
 
     play = federation.play()
@@ -194,6 +194,32 @@ def test_a_crash_after_the_reservation_does_not_pay_twice(
     refused(federation, ReplayError, "current attempt", play.step)
     federation.play().finish()
     assert entries(federation) == ["genesis", "plan", "reserve", "release", "open"]
+
+
+def test_a_round_that_crashed_before_its_release_is_drawn_again_to_the_bit(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn anew, a coordinator that makes rounds crash could ask again and again; without a seed, too."""
+    assert federation.config.seed is None
+    drawn: list[NoisedSum] = []
+    keep = RunFolder.keep_sum
+
+    def crash_once(self: RunFolder, request: str, noised: NoisedSum) -> str:
+        drawn.append(noised)
+        if len(drawn) == 1:
+            raise RuntimeError("no space left")
+        return keep(self, request, noised)
+
+    monkeypatch.setattr(RunFolder, "keep_sum", crash_once)
+    first = federation.play()
+    first.to(SumRequest)
+    with pytest.raises(RuntimeError):
+        first.step()
+    secret = federation.folder / "runs" / "run" / "secret"
+    assert secret.stat().st_mode & 0o077 == 0
+    federation.play().finish()
+    np.testing.assert_array_equal(drawn[0].values, drawn[1].values)
+    assert not secret.exists()
 
 
 @pytest.mark.parametrize("how", ["gone", "changed", "of another request"])

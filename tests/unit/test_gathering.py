@@ -115,8 +115,8 @@ def test_a_share_that_was_forgotten_is_seen_in_the_noise(tmp_path: Path, monkeyp
     federation = Federation.of(tmp_path, monkeypatch, config, lambda name, number: np.zeros(WIDE))
     draw = Given.noised_gradients
 
-    def forget(self: Given, *told: Any) -> Any:
-        noised = draw(self, *told)
+    def forget(self: Given, *told: Any, **named: Any) -> Any:
+        noised = draw(self, *told, **named)
         if self.premises.name == "partner-002":
             noised.values[:] = 0
         return noised

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from client import policy as policy_module
 from client.policy import Facts, Policy, RealPolicy, check
-from shared.config import DEFAULT_BASE, ModelConfig, RunConfig
+from shared.config import DEFAULT_BASE, ModelConfig, RunConfig, TrainingConfig
 from shared.errors import PolicyViolationError
 from shared.hazmat.signing import SigningKey
 from shared.messages import RoundPlan
@@ -116,7 +116,7 @@ CASES = [
     Case("epsilon", "<= 8.0, got nan", facts={"epsilon": math.nan}),
     Case("epsilon", "<= 8.0, got inf", facts={"epsilon": None}),
     Case("delta", "<= 1e-05, got 2e-05", plan={"delta": 2e-5}),
-    Case("survivors", ">= 3, got 2", plan={"survivors": 2}),
+    Case("survivors", ">= 4, got 3", policy=FLOOR.model_copy(update={"min_cohort": 4})),
     Case("colluders", ">= 1, got 0", plan={"colluders": 0}),
     Case("partners_per_user", ">= 2, got 1", policy=FLOOR.model_copy(update={"min_partners_per_user": 2})),
     Case("partners", "<= 4, got 5", plan={"partners": 5}),
@@ -139,6 +139,12 @@ CASES = [
     Case("model.lora_rank", "<= 8, got 9", model={"lora_rank": 9}),
     Case("model.adapted_layers", "<= 2, got 3", model={"adapted_layers": 3}),
     Case("model.item_rank", "<= 4, got 5", model={"item_rank": 5}),
+    Case("model.head_rank", "<= 64, got 65", model={"head_rank": 65}),
+    Case("model.max_events", "<= 200, got 201", model={"max_events": 201}),
+    Case("model.max_history", "<= 5000, got 5001", model={"max_history": 5001}),
+    Case("training.microbatch", "<= 512, got 513", config={"training": TrainingConfig(microbatch=513)}),
+    # Three of seven pinned partners: one sum could be opened in two cohorts that share nobody else.
+    Case("survivors", ">= 5, got 3", facts={"peers": 7}),
 ]
 
 
@@ -183,7 +189,13 @@ def test_every_limit_of_the_policy_has_a_case() -> None:
     limits = {name for name in Policy.model_fields if name != "server_key"}  # a signature, not a plan, answers to that
     tighter: Values = {"max_epsilon": 7.9, "max_delta": 9e-6, "min_cohort": 4, "min_colluders": 2, "modes": ("local",)}
     tighter |= {"max_rounds": 9, "bases": ("other",), "max_lora_rank": 7, "max_adapted_layers": 1, "max_item_rank": 3}
-    tighter |= {"min_partners_per_user": 2}
+    tighter |= {
+        "min_partners_per_user": 2,
+        "max_head_rank": 15,
+        "max_events": 49,
+        "max_history": 999,
+        "max_microbatch": 63,
+    }
     assert limits == tighter.keys()
     for key, value in tighter.items():
         with pytest.raises(PolicyViolationError):
