@@ -101,6 +101,21 @@ def test_the_company_in_a_batch_does_not_change_a_vector(stage: TextStage) -> No
     np.testing.assert_allclose(together, alone, atol=3e-2 if has_fast_bf16("cpu") else 2e-3)
 
 
+def test_a_user_s_text_has_one_vector_whatever_others_wrote(stage: TextStage) -> None:
+    """One user's review must not move the vector of another's: not by padding, not by the rounding of a batch."""
+    own = stage.encode(["a red kettle"], items=False)
+    for others in (["b"], ["kettle " * 14], ["a", "word " * 7, "kettle " * 30] * 5):
+        together = stage.encode([*others, "a red kettle", *others], items=False)
+        assert np.array_equal(together[len(others)], own[0])
+
+
+def test_more_word_pieces_than_the_model_has_places_for_are_refused(folder: Path) -> None:
+    """Before anything is paid: a text that is too long would end a round, and tell that somebody wrote it."""
+    long = TextStage(find_base(str(folder)), adapted_layers=1, max_tokens=100_000, device=CPU)
+    with pytest.raises(ConfigError, match=r"Expected model\.max_tokens <= \d+, got 100000"):
+        long.encode(["a"])
+
+
 def test_only_the_first_word_pieces_are_read(stage: TextStage) -> None:
     vectors = stage.encode(["word " * 14 + tail for tail in ("this", "that")])
     assert np.array_equal(vectors[0], vectors[1])
