@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import plans
 import pytest
 
 from shared.errors import VeilrecError
@@ -16,23 +17,7 @@ from shared.privacy.ledger import Ledger
 from shared.privacy.ledger_entries import Body, Reservation, seal
 from shared.privacy.plan import PrivacyPlan, Stage
 
-PLAN = PrivacyPlan(
-    mode="distributed",
-    delta=1e-5,
-    sampling_rate=0.2,
-    population=1000,
-    clip_norm=0.5,
-    noise_multiplier=2.0,
-    prior_noise_multiplier=1.5,
-    rounds=3,
-    local_steps=1,
-    partners=5,
-    survivors=4,
-    colluders=1,
-    masked=True,
-    partners_per_user=2,
-    max_events=100,
-)
+PLAN = replace(plans.PLAN, rounds=3)
 BARE = replace(PLAN, mode="none", noise_multiplier=0.0, prior_noise_multiplier=0.0)
 COHORT = ("a", "b", "c", "d")
 KEY, SERVER = SigningKey.generate(), SigningKey.generate()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import plans
 import pytest
 from numpy.typing import NDArray
 
@@ -25,23 +26,7 @@ from shared.privacy.plan import PrivacyPlan, Stage
 from shared.wire_answers import pack_answer
 from simulations.benchmarks.secure_sum import Federation
 
-PLAN = PrivacyPlan(
-    mode="distributed",
-    delta=1e-5,
-    sampling_rate=0.3,
-    population=1000,
-    clip_norm=0.5,
-    noise_multiplier=2.0,
-    prior_noise_multiplier=1.5,
-    rounds=10,
-    local_steps=1,
-    partners=5,
-    survivors=4,
-    colluders=1,
-    masked=True,
-    partners_per_user=1,
-    max_events=100,
-)
+PLAN = replace(plans.PLAN, sampling_rate=0.3, partners_per_user=1)
 AddShare = Callable[[ClippedSum, PrivacyPlan, Stage, Randomness, str], NoisedSum]
 D = 20_000
 
