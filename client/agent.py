@@ -52,6 +52,8 @@ from shared.requests import (
 )
 from shared.wire import parse_plan
 
+LOCK_FILE = "agent.lock"
+
 
 class PartnerAgent:
     """One partner.
@@ -68,7 +70,7 @@ class PartnerAgent:
         self.learner = Learner(premises, device)
         self.ledger = Ledger(premises.ledger_file, premises.identity)
         self._secrets = SystemRandomness()
-        self._lock = FileLock(premises.folder / "agent.lock")
+        self._lock = FileLock(premises.folder / LOCK_FILE)
 
     def answer(self, request: Request) -> Answer:
         """Do what a request asks, or refuse.
@@ -215,9 +217,10 @@ class PartnerAgent:
     def _check_receipt(self, receipt: Receipt | None) -> None:
         """A head that the coordinator countersigned must still be in the ledger: else it was rolled back."""
         server = self.premises.policy.server_key
-        if receipt is not None and receipt.partner != self.premises.name:
-            raise LedgerError("Expected a receipt for this partner, got another's.")
         if receipt is not None and server is not None:
+            receipt.verify(server)
+            if receipt.partner != self.premises.name:
+                raise LedgerError("Expected a receipt for this partner, got another's.")
             self.ledger.accept_receipt(receipt, server)
 
     def _reservation(self, order: RoundPlan) -> Reservation:

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from client.agent import PartnerAgent, agent_for
+from client.agent import LOCK_FILE, PartnerAgent, agent_for
 from client.app import partner_folder
 from client.data.ingest import RawData, write
 from client.policy import Policy, RealPolicy
@@ -121,8 +121,9 @@ class Practice:
         return {path: "there" if self._is_session(path) else _digest(path) for path in self._files()}
 
     def _files(self) -> list[Path]:
-        """All files but the cache of text vectors, which any reading may fill."""
-        return [path for path in sorted(self.base.rglob("*")) if path.is_file() and not path.name.startswith("cache")]
+        """All files but the cache of text vectors, which any reading may fill, and the agent's lock, which is empty."""
+        found = [path for path in sorted(self.base.rglob("*")) if path.is_file()]
+        return [path for path in found if not path.name.startswith("cache") and path.name != LOCK_FILE]
 
     def _is_session(self, path: Path) -> bool:
         parts = path.relative_to(self.base).parts

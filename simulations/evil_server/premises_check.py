@@ -56,8 +56,17 @@ def check_premises(folder: Path) -> list[Check]:
 def policy_in_words(policy: Policy) -> list[str]:
     """A partner's floor, one sentence a limit."""
     bases = "any" if policy.bases is None else ", ".join(policy.bases)
-    largest = (policy.max_lora_rank, policy.max_adapted_layers, policy.max_item_rank)
-    rank, layers, items = ("no limit" if limit == UNLIMITED else str(limit) for limit in largest)
+    adapter = {
+        "LoRA rank": policy.max_lora_rank,
+        "adapted layers": policy.max_adapted_layers,
+        "rank of item residuals": policy.max_item_rank,
+        "rank of the head": policy.max_head_rank,
+    }
+    at_once = {
+        "events read of a user": policy.max_events,
+        "events kept of a user": policy.max_history,
+        "users in memory": policy.max_microbatch,
+    }
     rounds = "any number of" if policy.max_rounds == UNLIMITED else f"at most {policy.max_rounds}"
     epsilon = "no limit" if math.isinf(policy.max_epsilon) else f"at most {policy.max_epsilon:g}"
     persons = "one partner" if policy.min_partners_per_user == 1 else f"{policy.min_partners_per_user} partners"
@@ -70,8 +79,13 @@ def policy_in_words(policy: Policy) -> list[str]:
         f"A person has to be taken as known to {persons}, or more.",
         f"A run has {rounds} training rounds.",
         f"The base model is one of: {bases}.",
-        f"The adapter has at most: LoRA rank {rank}, adapted layers {layers}, rank of item residuals {items}.",
+        f"The adapter has at most: {_limits(adapter)}.",
+        f"Computed at once is at most: {_limits(at_once)}.",
     ]
+
+
+def _limits(limits: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {'no limit' if most == UNLIMITED else most}" for name, most in limits.items())
 
 
 def fingerprint(folder: Path) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ def any_consents(patch: Patch) -> None:
 
 
 def any_plan(patch: Patch) -> None:
-    patch.setattr(client.agent, "build_plan", lambda config: Anything())
+    patch.setattr(client.agent, "build_plan", lambda config: SimpleNamespace(digest=Anything))
 
 
 def any_model(patch: Patch) -> None:

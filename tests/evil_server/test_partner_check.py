@@ -139,7 +139,11 @@ def test_a_policy_without_limits_says_so() -> None:
 
 
 def test_a_policy_is_told_by_its_own_numbers() -> None:
-    words = " ".join(policy_in_words(Policy(min_colluders=2, min_partners_per_user=3, max_epsilon=1.5, max_rounds=9)))
+    policy = Policy(
+        min_colluders=2, min_partners_per_user=3, max_epsilon=1.5, max_rounds=9, max_head_rank=7, max_events=33
+    )
+    words = " ".join(policy_in_words(policy))
+    assert "rank of the head 7" in words and "events read of a user 33" in words
     assert "even if 2 of them help" in words and "known to 3 partners" in words
     assert "epsilon at most 1.5" in words and "at most 9 training rounds" in words
 
