@@ -26,7 +26,6 @@ from shared.errors import ConfigError, DataError, InvalidSignatureError
 from shared.files import write_bytes
 
 KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 
 
 def _statement(purpose: str, message: bytes) -> bytes:
