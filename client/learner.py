@@ -63,7 +63,7 @@ class Learner:
             built = build_histories(
                 self._data.interactions,
                 self.catalogue,
-                self._key,
+                self.key,
                 max_events=model.max_history,
                 tie_seed=self.premises.tie_seed,
             )
@@ -77,12 +77,14 @@ class Learner:
     def batch_maker(self, model: ModelConfig, seed: int) -> BatchMaker:
         """Batches of the partner's histories, with vectors of its reviews."""
         if self._maker is None or self._maker[0] != model:
-            bench, histories = self.workbench(model, seed), self.histories(model)
-            vectors = TextCache(self.premises.cache).vectors(
-                bench.text, histories.review_texts, width=bench.model.width, items=False
-            )
-            self._maker = (model, BatchMaker(histories, vectors[:, 0], model))
+            self._maker = (model, self.maker_of(self.histories(model), model, seed))
         return self._maker[1]
+
+    def maker_of(self, histories: Histories, model: ModelConfig, seed: int) -> BatchMaker:
+        """Batches of other histories: a part of the partner's, or its users' without some events."""
+        bench, cache = self.workbench(model, seed), TextCache(self.premises.cache)
+        vectors = cache.vectors(bench.text, histories.review_texts, width=bench.model.width, items=False)
+        return BatchMaker(histories, vectors[:, 0], model)
 
     def check_parameters(self, config: RunConfig, parameters: Vector) -> None:
         """Refuse parameters that no round can start from, before anything is paid for it.
@@ -112,9 +114,10 @@ class Learner:
         """Sample, clip, sum, noise; in ``local`` mode several times, each step from where the last one ended."""
         config, plan = order.config, order.plan
         bench = self.workbench(config.model, config.seed or 0)
-        maker, logits = self.batch_maker(config.model, config.seed or 0), self._logits(prior, config.prior)
-        # In bfloat16 one user would move the rounding of all others: nothing that noise is to hide.
-        bf16 = plan.mode == "none" and config.training.precision == "auto" and has_fast_bf16(self.device.type)
+        maker, logits = self.batch_maker(config.model, config.seed or 0), self._logits(prior, config.prior, bench)
+        # Under noise only where nobody's bfloat16 moves the rounding of anybody else.
+        bf16 = config.training.precision == "auto" and has_fast_bf16(self.device.type)
+        bf16 = bf16 and (plan.mode == "none" or bench.bf16_stands_alone)
         # In a simulation the sample is a property of users, whichever partner holds them, in whichever run:
         # so that a federation without noise can be compared with the same model on pooled data.
         source = self._randomness(order, self.premises.name, secret)
@@ -134,12 +137,12 @@ class Learner:
 
     def _statistics(self, order: RoundPlan) -> ClippedSum:
         config, n_items = order.config, len(self.catalogue)
-        kind = effective_kind(config.prior, n_items)
+        kind = effective_kind(config.prior, order.plan, n_items)
         clip_norm = 1.0 / order.plan.partners_per_user
         return clipped_statistics(self.histories(config.model), n_items, config.prior, kind, clip_norm=clip_norm)
 
-    def _logits(self, prior: CollaborativePrior, config: PriorConfig) -> PriorLogits:
-        scorer = PriorScorer(prior, config, self.device)
+    def _logits(self, prior: CollaborativePrior, config: PriorConfig, bench: Workbench) -> PriorLogits:
+        scorer = PriorScorer(prior, config, bench.catalogue.items)
 
         def logits(batch: EventBatch) -> torch.Tensor:
             return mask_seen(scorer.all_positions(batch.items), batch.items)
@@ -154,7 +157,8 @@ class Learner:
         return read(self.premises.data)
 
     @cached_property
-    def _key(self) -> PseudonymKey:
+    def key(self) -> PseudonymKey:
+        """The partner's own key to its pseudonyms; never sent."""
         if self.premises.simulated:
             return PseudonymKey.derive(0)
         return PseudonymKey.load_or_create(self.premises.folder / "pseudonym.key")

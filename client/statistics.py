@@ -1,14 +1,16 @@
 """The second moments of histories that the collaborative prior is made from: one clipped sum.
 
-Every user adds ``[w G_u, sqrt(1 - w^2) B_u]`` with ``G_u = y y^T`` (y: the user's distinct newest
+Every user adds ``[w G_u, sqrt(1 - w^2) B_u]`` with ``G_u = y y^T`` (y: the user's distinct
 items, scaled to norm 1) and ``B_u = sum_p phi_p e_p^T / sqrt(m)`` over the user's m newest first
-meetings p, phi_p the decayed items before p, scaled to norm 1. See `shared.model.prior` for what
-becomes of the sum.
+meetings p, phi_p the decayed items before p, scaled to norm 1. Where that is too much, the user adds
+``[sqrt(1 - v^2) y, v y y^T S]`` with public signs S, or y alone. See `shared.model.prior` for which, and
+for what becomes of the sum.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,13 @@ from scipy import sparse
 
 from shared.config import PriorConfig
 from shared.messages import ClippedSum
-from shared.model.prior import COOCCURRENCE_WEIGHT, pack_symmetric, statistics_size
+from shared.model.prior import COOCCURRENCE_WEIGHT, SKETCH_WEIGHT, pack_symmetric, sketch_signs, statistics_size
 from shared.schema import Histories
 
+CHUNK = 50_000
+"""Targets whose histories are held at once."""
 WINDOW = 50
-"""Events before a target that are read, and items of a user that enter the co-occurrences."""
+"""Events before a target that are read."""
 
 
 def clipped_statistics(
@@ -31,19 +35,37 @@ def clipped_statistics(
     Guarantees
     ----------
     One user moves the sum by at most `clip_norm` in L2: ``|y y^T|_F = |y|^2 <= 1``, and since the m
-    targets of a user are distinct items, the rows of B_u do not overlap and
-    ``|B_u|_F^2 = sum_p |phi_p|^2 / m <= 1``. The packing keeps norms, and w^2 + (1 - w^2) = 1.
+    targets of a user are distinct items, the columns of B_u do not overlap and
+    ``|B_u|_F^2 = sum_p |phi_p|^2 / m <= 1``. The packing keeps norms, and w^2 + (1 - w^2) = 1. In a sketch
+    ``y^T S`` is clipped to norm 1, so that ``|y y^T S|_F = |y| |y^T S| <= 1`` whatever the signs.
     """
     if kind == "popularity":
-        y = _incidence(histories, n_items)
-        return ClippedSum(clip_norm * np.asarray(y.multiply(y).sum(axis=0)).ravel(), clip_norm)
-    G, B = cooccurrences(histories, n_items), next_item_moments(histories, n_items, config)
-    values = np.concatenate(
-        [COOCCURRENCE_WEIGHT * pack_symmetric(G), math.sqrt(1 - COOCCURRENCE_WEIGHT**2) * B.ravel()]
-    )
+        values = popularity_votes(histories, n_items)
+    elif kind == "sketch":
+        values = _sketched(_incidence(histories, n_items))
+    else:
+        G, B = cooccurrences(histories, n_items), next_item_moments(histories, n_items, config)
+        values = np.concatenate(
+            [COOCCURRENCE_WEIGHT * pack_symmetric(G), math.sqrt(1 - COOCCURRENCE_WEIGHT**2) * B.ravel()]
+        )
     if len(values) != statistics_size(kind, n_items):
         raise AssertionError(f"statistics of kind {kind} have another size than declared")
     return ClippedSum(clip_norm * values, clip_norm)
+
+
+def _sketched(y: sparse.csr_matrix) -> NDArray[np.float64]:
+    """``sum_u [sqrt(1 - v^2) y, v y clip(y^T S)]``, flat; the clip is at norm 1."""
+    n_items = y.shape[1]
+    seen = y @ sketch_signs(n_items)  # (U, r)
+    seen /= np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), 1.0)
+    votes = np.asarray(y.sum(axis=0)).ravel()
+    return np.concatenate([math.sqrt(1 - SKETCH_WEIGHT**2) * votes, SKETCH_WEIGHT * (y.T @ seen).ravel()])
+
+
+def popularity_votes(histories: Histories, n_items: int) -> NDArray[np.float64]:
+    """``sum_u y``, shape (I,): votes of norm 1 a user."""
+    votes: NDArray[np.float64] = np.asarray(_incidence(histories, n_items).sum(axis=0)).ravel()
+    return votes
 
 
 def cooccurrences(histories: Histories, n_items: int) -> NDArray[np.float64]:
@@ -55,39 +77,69 @@ def cooccurrences(histories: Histories, n_items: int) -> NDArray[np.float64]:
 
 def next_item_moments(histories: Histories, n_items: int, config: PriorConfig) -> NDArray[np.float64]:
     """``sum_u sum_p phi_p e_p^T / sqrt(m)``, shape (I, I); row = history item, column = target."""
-    rows: list[NDArray[np.int64]] = []
-    columns: list[NDArray[np.int64]] = []
-    values: list[NDArray[np.float64]] = []
-    ages = config.decay ** np.arange(WINDOW, dtype=np.float64)
-    for history in histories:
-        items = history.items.astype(np.int64)
-        firsts = np.sort(np.unique(items, return_index=True)[1])
-        places = firsts[firsts > 0][-config.max_targets :]
-        for p in places:
-            before = items[max(0, p - WINDOW) : p][::-1]
-            phi = _summed(before, ages[: len(before)])
-            rows.append(phi[0])
-            columns.append(np.full(len(phi[0]), items[p]))
-            values.append(phi[1] / (np.linalg.norm(phi[1]) * math.sqrt(len(places))))
-    if not rows:
-        return np.zeros((n_items, n_items))
-    index = np.concatenate(rows) * n_items + np.concatenate(columns)
-    weights = np.concatenate(values).astype(np.float64)
-    flat = np.bincount(index, weights=weights, minlength=n_items * n_items).astype(np.float64)
-    return flat.reshape(n_items, n_items)
+    moments = np.zeros((n_items, n_items))
+    for phi, items, m in next_item_rows(histories, n_items, decay=config.decay, most=config.max_targets):
+        following = sparse.csr_matrix((1.0 / np.sqrt(m), (np.arange(len(items)), items)), shape=phi.shape)
+        moments += (phi.T @ following).toarray()
+    return moments
 
 
-def _summed(items: NDArray[np.int64], weights: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Distinct items with their summed weights: a repeated item counts as one coordinate of phi."""
-    unique, inverse = np.unique(items, return_inverse=True)
-    if len(unique) == len(items):
-        return items, weights
-    return unique, np.bincount(inverse, weights=weights).astype(np.float64)
+def next_item_rows(
+    histories: Histories, n_items: int, *, decay: float, most: int, window: int = WINDOW
+) -> Iterator[tuple[sparse.csr_matrix, NDArray[np.int32], NDArray[np.int64]]]:
+    """The newest `most` first meetings p of each user, in parts that fit in memory.
+
+    Yields
+    ------
+    phi : csr_matrix, shape (P, I)
+        ``phi_p``: the at most `window` items before p by ``decay^age``, of norm 1.
+    items : array of int32, shape (P,)
+        What was met.
+    m : array of int64, shape (P,)
+        How many meetings of the same user count.
+    """
+    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    position = np.arange(len(user)) - histories.offsets[user]
+    targets = _targets(histories.items, user, position, n_items, most)
+    counts = np.bincount(user[targets], minlength=len(histories))
+    for start in range(0, len(targets), CHUNK):
+        some = targets[start : start + CHUNK]
+        phi = _decayed(histories.items, some, position[some], n_items, decay, window)
+        yield phi, histories.items[some], counts[user[some]]
+
+
+def _decayed(
+    items: NDArray[np.int32],
+    targets: NDArray[np.int64],
+    position: NDArray[np.int64],
+    n_items: int,
+    decay: float,
+    window: int,
+) -> sparse.csr_matrix:
+    """``phi_p`` of each target: the items before it by ``decay^age``, those met twice added up, of norm 1."""
+    ages = np.arange(min(window, int(position.max(initial=0))))
+    rows, age = np.nonzero(position[:, None] > ages)  # (row of a target, age of an event before it)
+    weights = decay ** age.astype(np.float64)
+    phi = sparse.csr_matrix((weights, (rows, items[targets[rows] - 1 - age])), shape=(len(targets), n_items))
+    norms = np.sqrt(np.asarray(phi.multiply(phi).sum(axis=1)).ravel())
+    return sparse.diags(1.0 / norms).dot(phi).tocsr()
+
+
+def _targets(
+    items: NDArray[np.int32], user: NDArray[np.int64], position: NDArray[np.int64], n_items: int, most: int
+) -> NDArray[np.int64]:
+    """Events at which a user met an item for the first time, with something before: the newest `most` of each."""
+    first = np.zeros(len(items), dtype=bool)
+    first[np.unique(user * n_items + items, return_index=True)[1]] = True
+    found = np.flatnonzero(first & (position > 0))
+    counts = np.bincount(user[found], minlength=int(user.max(initial=-1)) + 1)
+    left = (np.cumsum(counts)[user[found]] - 1) - np.arange(len(found))  # of the user's targets after this one
+    return found[left < most]
 
 
 def _incidence(histories: Histories, n_items: int) -> sparse.csr_matrix:
-    """Users' newest distinct items as rows of norm 1, shape (U, I)."""
-    columns = [np.unique(history.items[-WINDOW:]) for history in histories]
+    """Users' distinct items as rows of norm 1, shape (U, I)."""
+    columns = [np.unique(history.items) for history in histories]
     counts = np.array([len(c) for c in columns], dtype=np.int64)
     values = np.repeat(1.0 / np.sqrt(np.maximum(counts, 1)), counts)
     rows = np.repeat(np.arange(len(columns)), counts)

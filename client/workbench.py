@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from client.batches import PADDING
 from client.data.text_cache import TextCache
 from client.training import UserGradients
 from shared.config import ModelConfig
@@ -25,6 +27,12 @@ class Workbench:
     gradients: UserGradients
     catalogue: CatalogueVectors
     text: TextStage
+
+    @cached_property
+    def bf16_stands_alone(self) -> bool:
+        """Whether noise may hide users whose gradients are computed in bfloat16 here; tried out once a process."""
+        most = self.model.config.max_events
+        return self.gradients.rows_stand_alone(self.catalogue, {min(PADDING, most), most})
 
 
 _open: dict[tuple[object, ...], Workbench] = {}

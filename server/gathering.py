@@ -6,7 +6,7 @@ the round fails and nothing is opened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -22,7 +22,7 @@ from shared.errors import CohortTooSmallError, ProtocolError
 from shared.exchange import Consent, KeyOffer, Opening, Outbox
 from shared.hazmat.fixed_point import from_ring
 from shared.messages import RoundPlan, SignedPlan
-from shared.privacy.ledger import Receipt
+from shared.privacy.ledger import LedgerHead, Receipt
 from shared.requests import (
     Attempt,
     BareRequest,
@@ -125,9 +125,18 @@ class Exchanges:
         CohortTooSmallError
             If there are fewer than the quorum.
         """
-        answers: dict[int, A] = {}
+        return dict(sorted(self.each(replies, kind)))
+
+    def each(self, replies: Iterable[Message], kind: type[A]) -> Iterator[tuple[int, A]]:
+        """Answers of one kind as they come, one of a node; too few of them are an error once all have come.
+
+        Whoever adds them up need not hold them all: of ten thousand partners that is gigabytes.
+        """
+        answered: set[int] = set()
         refusals: set[str] = set()
-        for reply in sorted((r for r in replies if r.has_content()), key=lambda r: r.metadata.src_node_id):
+        for reply in replies:
+            if not reply.has_content():
+                continue
             node = reply.metadata.src_node_id
             self._sent[node] = self._sent.get(node, 0) + payload_bytes(reply.content)
             if ERROR in reply.content:
@@ -137,14 +146,16 @@ class Exchanges:
                 answer = unpack_answer(reply.content)
             except ProtocolError:
                 continue
-            if isinstance(answer, kind) and self.names.setdefault(node, answer.name) == answer.name:
-                answers[node] = answer
+            if node in answered or not isinstance(answer, kind):
+                continue
+            if self.names.setdefault(node, answer.name) == answer.name:
+                answered.add(node)
+                yield node, answer
         needed = self.order.plan.survivors
-        if len(answers) < needed and refusals:
+        if len(answered) < needed and refusals:
             raise ProtocolError(f"Expected answers >= {needed}, partners refused with {', '.join(sorted(refusals))}.")
-        if len(answers) < needed:
-            raise CohortTooSmallError(f"Expected answers >= {needed} in round {self.order.round}, got {len(answers)}.")
-        return answers
+        if len(answered) < needed:
+            raise CohortTooSmallError(f"Expected answers >= {needed} in round {self.order.round}, got {len(answered)}.")
 
     @property
     def most_sent(self) -> int:
@@ -155,9 +166,9 @@ class Exchanges:
         """The last receipt of the partner at a node, if the two are known."""
         return self.receipts.last(self.names.get(node, ""))
 
-    def countersign(self, contributions: Mapping[int, Contribution]) -> None:
+    def countersign(self, heads: Mapping[str, LedgerHead]) -> None:
         """Keep a receipt for the ledger head of every partner that paid for an update."""
-        self.receipts.add({c.name: c.head for c in contributions.values()}, self.admission.key)
+        self.receipts.add(heads, self.admission.key)
 
 
 class MaskedGathering:
@@ -193,7 +204,7 @@ class MaskedGathering:
         exchanges, attempt = self._exchanges, self._attempt
         updates = exchanges.read(replies, Contribution)
         survivors = self._sum.survivors({c.name: c.update.values for c in updates.values()})
-        exchanges.countersign(updates)
+        exchanges.countersign({c.name: c.head for c in updates.values()})
         ask = ConsentRequest(attempt, survivors)
         consents = exchanges.ask(dict.fromkeys(self._live(updates), ask), Consent)
         agreed = OpenRequest(attempt, self._sum.consents(consents.values()))
@@ -233,14 +244,17 @@ class BareGathering:
         ProtocolError
             If a vector has another size.
         """
-        updates = self._exchanges.read(replies, Contribution)
-        if any(c.update.values.shape != (self._size,) for c in updates.values()):
-            raise ProtocolError(f"Expected updates of {self._size} values.")
-        self._exchanges.countersign(updates)
         total = np.zeros(self._size, dtype=np.int64)
-        for contribution in updates.values():
+        heads: dict[str, LedgerHead] = {}
+        losses: dict[int, float | None] = {}
+        for node, contribution in self._exchanges.each(replies, Contribution):
+            if contribution.update.values.shape != (self._size,):
+                raise ProtocolError(f"Expected updates of {self._size} values.")
             total += from_ring(contribution.update.values)
-        return Gathered(total, len(updates), tuple(updates), self._exchanges.most_sent, _losses(updates))
+            heads[contribution.name], losses[node] = contribution.head, contribution.update.loss
+        self._exchanges.countersign(heads)
+        told = tuple(loss for _, loss in sorted(losses.items()) if loss is not None)
+        return Gathered(total, len(losses), tuple(sorted(losses)), self._exchanges.most_sent, told)
 
 
 def _losses(updates: Mapping[int, Contribution]) -> tuple[float, ...]:

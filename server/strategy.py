@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from shared.messages import ROUND_PLAN, RoundPlan, SignedPlan, model_digest
 from shared.model.prior import CollaborativePrior, effective_kind, solve, statistics_size, uninformed
 from shared.privacy.accounting import epsilon_spent
 from shared.privacy.plan import PrivacyPlan, Stage
-from shared.requests import Model
+from shared.requests import Model, Request
 from shared.wire import pack_request, payload_bytes
 
 Observer = Callable[[dict[str, Any]], None]
@@ -48,8 +48,8 @@ class Run:
 
     @property
     def prior_kind(self) -> str:
-        """Which statistics the prior is made from, given the size of the catalogue."""
-        return effective_kind(self.config.prior, self.n_items)
+        """Which statistics the prior is made from, given items, declared users and noise."""
+        return effective_kind(self.config.prior, self.plan, self.n_items)
 
     @property
     def prior_rounds(self) -> int:
@@ -125,10 +125,9 @@ class VeilrecStrategy(Strategy):
         exchanges = Exchanges(order, grid, self._admission, self._receipts, self._names)
         kind = MaskedGathering if self.run.plan.masked else BareGathering
         self._gathering = kind(exchanges, signed, nodes, self._expected_size(order.stage))
-        requests = self._gathering.requests({node: self._model(order.stage, node) for node in nodes})
-        contents = {node: pack_request(request) for node, request in requests.items()}
-        self._bytes_down = max(payload_bytes(content) for content in contents.values())
-        return exchanges.messages(contents)
+        parameters = self._parameters  # one copy for all
+        models = {node: self._model(order.stage, node, parameters) for node in nodes}
+        return self._packed(exchanges, self._gathering.requests(models))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -165,11 +164,19 @@ class VeilrecStrategy(Strategy):
         attempt = secrets.token_hex(16)
         return RoundPlan(run.run_id, number, stage, run.config, run.plan, run.catalogue_digest, digest, attempt)
 
-    def _model(self, stage: Stage, node: int) -> Model:
+    def _packed(self, exchanges: Exchanges, requests: Mapping[int, Request]) -> Iterator[Message]:
+        """Messages one at a time, when the grid asks for them: of ten thousand partners all of them are gigabytes."""
+        self._bytes_down = 0
+        for node, request in requests.items():
+            content = pack_request(request)
+            self._bytes_down = max(self._bytes_down, payload_bytes(content))
+            yield from exchanges.messages({node: content})
+
+    def _model(self, stage: Stage, node: int, parameters: NDArray[np.float32]) -> Model:
         """What a node is told of the model: the parameters, and the prior if it is new to it."""
         if stage == "prior":
             return Model()
-        return Model(self._parameters, None if node in self._told_prior else self._prior())
+        return Model(parameters, None if node in self._told_prior else self._prior())
 
     @property
     def _parameters(self) -> NDArray[np.float32]:
@@ -188,7 +195,14 @@ class VeilrecStrategy(Strategy):
         total, stddev = self._in_units("prior", gathered)
         # The sum was clipped to 1 / k_max a user: bring it back to the scale of one user = 1.
         k = plan.partners_per_user
-        prior = solve(self.run.prior_kind, total * k, self.run.n_items, stddev * k)
+        prior = solve(
+            self.run.prior_kind,
+            total * k,
+            self.run.n_items,
+            stddev * k,
+            config=self.run.config.prior,
+            population=plan.population,
+        )
         self.checkpoint = replace(self.checkpoint, prior=prior)
         return {"update_norm": float(np.linalg.norm(total)), "noise_norm": stddev * math.sqrt(len(total))}
 

@@ -30,7 +30,7 @@ from shared.model.weights import find_base
 Vector = NDArray[np.float32]
 PRIOR_PREFIX = "prior."
 MANIFEST_KEYS = {"format", "version", "base_sha256", "catalogue_sha256", "privacy", "files", "fingerprint"}
-PRIOR_AXES = {"popularity": 1, "item_to_item": 2}
+PRIOR_ARRAYS = ("popularity", "item_to_item", "widen", "unseen")
 FILES = ("adapter_config.json", "adapter_model.safetensors", "behaviour.safetensors", "config.json")
 
 
@@ -169,12 +169,16 @@ def _join(model: BehaviourStage, lora: dict[str, Vector], rest: dict[str, Vector
 def _read_prior(tensors: dict[str, Vector], folder: Path) -> CollaborativePrior:
     arrays = {name.removeprefix(PRIOR_PREFIX): t for name, t in tensors.items() if name.startswith(PRIOR_PREFIX)}
     items = arrays["popularity"].size if "popularity" in arrays else 0
-    for name, array in arrays.items():
-        if array.shape != (items,) * PRIOR_AXES.get(name, 0) or array.dtype != np.float32 or not items:
-            raise IntegrityError(f"{folder}: Expected a prior of float32 arrays {', '.join(PRIOR_AXES)} over items.")
     if not items:
         raise IntegrityError(f"{folder}: Expected a prior with the popularity of items.")
-    return CollaborativePrior(**arrays)
+    if not set(arrays) <= set(PRIOR_ARRAYS) or any(array.dtype != np.float32 for array in arrays.values()):
+        raise IntegrityError(f"{folder}: Expected a prior of float32 arrays {', '.join(PRIOR_ARRAYS)}.")
+    prior = CollaborativePrior(**arrays)
+    try:
+        prior.check(items)
+    except AdapterMismatchError as error:
+        raise IntegrityError(f"{folder}: {error}") from None
+    return prior
 
 
 def _peft_name(name: str, offset: int) -> str:

@@ -86,17 +86,22 @@ class PriorConfig(_Tree):
     Attributes
     ----------
     kind : str
-        ``hybrid`` (EASE and next-item ridge), ``popularity`` (its diagonal alone) or ``none``.
+        ``hybrid`` (EASE and next-item ridge; where a federation's public size does not allow it, what
+        `shared.model.prior.effective_kind` says), ``popularity`` alone or ``none``.
     max_items : int
-        Catalogues above this size use ``popularity``: the sum grows with the square of the items.
+        Catalogues above this size sum a sketch: the whole matrix grows with the square of the items.
     epsilon_share : float
         The part of epsilon that the sum may spend alone; the rounds get what is left.
     decay : float
         Weight of an event by its age in events: what happened last tells most of what comes next.
     max_targets : int
         The newest events of a user that count as next items.
+    ease_ridge, next_ridge : float
+        Ridge weights without noise, in users.
+    next_weight : float
+        Weight of the next-item ridge beside EASE, both scaled to root mean square 1.
     weight, popularity_weight : float
-        Weights of the standardised item-to-item score and of centred log popularity in the logits.
+        Weights of the calibrated item-to-item score and of popularity in the logits.
     """
 
     kind: Literal["hybrid", "popularity", "none"] = "hybrid"
@@ -104,8 +109,11 @@ class PriorConfig(_Tree):
     epsilon_share: Share = 0.8
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     max_targets: Positive = 20
-    weight: float = 0.6
-    popularity_weight: float = 0.2
+    ease_ridge: Annotated[float, Field(gt=0)] = 20.0
+    next_ridge: Annotated[float, Field(gt=0)] = 20.0
+    next_weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: float = 1.2
+    popularity_weight: float = 0.9
 
 
 class TrainingConfig(_Tree):
@@ -124,8 +132,9 @@ class TrainingConfig(_Tree):
     microbatch : int
         Users whose gradients are held in memory at once. Has no effect on the result's meaning.
     precision : str
-        ``auto`` computes in bfloat16 in mode ``none`` where a partner's hardware has it. With noise it is
-        always float32: the clip norm could not be promised otherwise.
+        ``auto`` computes in bfloat16 where a partner's hardware has it; with noise only where it was also
+        tried out that a user's gradient has the same bits in every batch
+        (`client.training.UserGradients.rows_stand_alone`).
     drop_events : float
         Chance with which an event of a history is left out of a training pass (regularisation).
     average_from : float

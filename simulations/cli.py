@@ -18,6 +18,7 @@ from shared.errors import VeilrecError
 from shared.privacy.commands import ledger_app
 from simulations.benchmarks.commands import bench_app
 from simulations.evil_server.commands import partner_app
+from simulations.partner_value_command import value as partner_value
 
 app = typer.Typer(
     help="A federated, user-level private BERT recommender.",
@@ -30,6 +31,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(bench_app, name="bench")
 app.add_typer(partner_app, name="partner")
 app.command()(rank)
+partner_app.command()(partner_value)
 
 Out = Annotated[Path, typer.Option(help="Run folder: run.json, rounds.jsonl, adapter, report.html.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -109,13 +111,14 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Train over simulated partners, evaluate the global model against baselines, and report."""
+    from simulations.presets import settings_of
     from simulations.simulate import Request, run, start
     from simulations.simulate import resume as reopen
 
     if resume is not None:
         _show(run(reopen(resume), ray_address=ray_address), as_json)
         return
-    settings = _settings(set_ or [])
+    settings = settings_of(set_ or [])
     options = {"mode": privacy.value, "epsilon": epsilon, "delta": delta}
     settings["privacy"] = options | settings.get("privacy", {})
     if rounds is not None:
@@ -184,24 +187,6 @@ def generate(
 
     write(MarketplaceConfig(users=users, items=items, partners=partners, seed=seed), out)
     typer.echo(str(out))
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``section.key=value`` pairs as a tree; a value is JSON, or else a string."""
-    from shared.errors import ConfigError
-
-    tree: dict[str, Any] = {}
-    for pair in pairs:
-        path, equals, value = pair.partition("=")
-        section, dot, key = path.partition(".")
-        if not equals or not dot:
-            raise ConfigError(f"Expected --set section.key=value, got {pair}.")
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = value
-        tree.setdefault(section, {})[key] = parsed
-    return tree
 
 
 def _show(document: dict[str, Any], as_json: bool) -> None:

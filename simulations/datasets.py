@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.data.cleaning import clean
 from client.data.ingest import RawData, data_home, locate, read, write
 from shared.errors import ConfigError, DataError, IntegrityError
+from simulations.marketplace import MarketplaceConfig, generate
 
-__all__ = ["PUBLIC_SETS", "PublicSet", "data_home", "fetch", "load"]
+__all__ = ["PUBLIC_SETS", "PublicSet", "data_home", "fetch", "load", "obtain"]
 
 MARKETPLACE = "marketplace"
 PIP_SECONDS = 300
@@ -92,6 +94,19 @@ def load(name_or_path: str) -> RawData:
         f"Expected data={MARKETPLACE}, an imported set ({', '.join(_imported()) or 'none yet'}), or a path "
         f"that exists. 'veilrec data fetch' gets {', '.join(PUBLIC_SETS)}; 'veilrec data import' reads yours."
     )
+
+
+def obtain(name_or_path: str, *, users: int, items: int, partners: int, seed: int) -> RawData:
+    """What `load` finds, cleaned; or the marketplace, made of so many `users`, `items` and `partners` from `seed`.
+
+    Raises
+    ------
+    ConfigError, DataError, SchemaError
+        See `load`.
+    """
+    if name_or_path != MARKETPLACE:
+        return clean(load(name_or_path))[0]
+    return RawData(MARKETPLACE, *generate(MarketplaceConfig(users=users, items=items, partners=partners, seed=seed)))
 
 
 def fetch(name: str, out: str | Path | None = None, *, accept_terms: bool = True) -> Path:

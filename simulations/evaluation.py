@@ -374,15 +374,25 @@ def paired_bootstrap(
     ------
     DataError
         If the two do not hold the same number of users.
-
-    Notes
-    -----
-    Source: B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
     """
     if ranks_a.shape != ranks_b.shape:
         raise DataError(f"Expected ranks of the same users, got {ranks_a.shape} and {ranks_b.shape}.")
     gain = metrics.ndcg_per_user(ranks_a, k) - metrics.ndcg_per_user(ranks_b, k)  # (n,)
+    return bootstrap(gain, seed, resamples=resamples, level=level)
+
+
+def bootstrap(
+    values: NDArray[np.float64], seed: int, *, resamples: int = 1000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of one value a user, shape ``(n,)``, and the ends of a percentile bootstrap interval over users.
+
+    Raises an `EmptyHistoryError` if there is no user.
+
+    Source: B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
+    """
+    if not len(values):
+        raise EmptyHistoryError("Expected at least one user to draw from.")
     rng = np.random.default_rng(seed)
-    means = [gain[rng.integers(len(gain), size=len(gain))].mean() for _ in range(resamples)]
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(gain.mean()), float(low), float(high)
+    return float(values.mean()), float(low), float(high)

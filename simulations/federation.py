@@ -91,8 +91,8 @@ class InProcessGrid(Grid):
         return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Push, then pull."""
-        return self.pull_messages(self.push_messages(messages))
+        """Deliver each message when its answer is asked for: neither messages nor answers pile up."""
+        return map(self._deliver, messages)
 
     def _deliver(self, message: Message) -> Message:
         context = self._contexts.get(message.metadata.dst_node_id)

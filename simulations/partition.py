@@ -179,7 +179,7 @@ def _categories(items: pl.DataFrame) -> pl.DataFrame:
 
 def _taste(profiles: NDArray[np.float32], partners: int, seed: int) -> NDArray[np.int64]:
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1):  # threads would add up a cluster in any order
         means = KMeans(partners, n_init=KMEANS_STARTS, random_state=seed % 2**32)

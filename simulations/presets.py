@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,11 +45,11 @@ def preset(
         "simulation": True,
         "federation": {"partners": partners},
         "privacy": {"population": declared_population(users), "partners_per_user": 2 if marketplace else 1},
-        "prior": {"decay": 0.8 if marketplace else 0.9},
+        "prior": {"decay": 0.5 if marketplace else 0.9},
         "model": {"rating_max": rating_max},
     }
     try:
-        config = RunConfig.model_validate(_merged(_merged(_recipe(mode), tree), settings))
+        config = RunConfig.model_validate(_merged(_merged(_recipe(mode, declared_population(users)), tree), settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -57,23 +59,45 @@ def preset(
     return config
 
 
-def _recipe(mode: str) -> dict[str, Any]:
+def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """``section.key=value`` pairs as a tree; a value is JSON, or else a string.
+
+    Raises
+    ------
+    ConfigError
+        If a pair has another form.
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        section, dot, key = path.partition(".")
+        if not equals or not dot:
+            raise ConfigError(f"Expected --set section.key=value, got {pair}.")
+        try:
+            tree.setdefault(section, {})[key] = json.loads(value)
+        except ValueError:
+            tree.setdefault(section, {})[key] = value
+    return tree
+
+
+def _recipe(mode: str, users: int) -> dict[str, Any]:
     """Without noise: many small cohorts. With noise: few large ones, fewer trained numbers.
 
     In ``local`` mode every partner bears all of the noise, and a round is worth several steps.
     """
     if mode == "none":
+        # A cohort of about 500 users: more of them per step would teach no more.
         return {
-            "model": {"lora_rank": 16, "lora_alpha": 32, "temperature": 5.0},
-            "training": {"rounds": 120, "sampling_rate": 0.2, "learning_rate": 2e-3},
+            "model": {"lora_rank": 16, "lora_alpha": 32, "temperature": 1.0},
+            "training": {"rounds": 60, "sampling_rate": min(0.2, round(500 / users, 4)), "learning_rate": 1e-3},
             "privacy": {"clip_norm": 1.0},
         }
     steps = {"rounds": 3, "local_steps": 4} if mode == "local" else {"rounds": 8}
     return {
         "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 3.0, "max_events": 30},
-        "prior": {"epsilon_share": 0.8},
-        "training": {**steps, "sampling_rate": 0.2, "learning_rate": 1.5e-3, "average_from": 0.5},
-        "privacy": {"clip_norm": 0.5},
+        "prior": {"epsilon_share": 0.9},
+        "training": {**steps, "sampling_rate": 0.2, "learning_rate": 3e-3, "average_from": 0.5},
+        "privacy": {"clip_norm": 0.15},
     }
 
 

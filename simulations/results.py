@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,44 +15,67 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.cleaning import clean
+from client.learner import Learner
 from client.ranking.rank import MARKETPLACE, data_of
 from client.ranking.scorer import FrozenBert, ModelScorer, histories_scorer
 from server.strategy import Run
 from shared.adapter import Release, load_release
 from shared.config import RunConfig
 from shared.errors import AdapterMismatchError
-from shared.model.behaviour import trainable_parameters
+from shared.model.behaviour import BehaviourStage, trainable_parameters
 from shared.model.prior import solve
 from shared.model.weights import find_base
 from shared.privacy.accounting import epsilon_rows, epsilon_spent
+from shared.schema import Histories
 from simulations.baselines import BASELINES, item_counts
-from simulations.evaluation import Scorer, evaluate, evaluate_cold, merge, merge_cold
+from simulations.evaluation import Scorer, evaluate_cold, merge_cold
+from simulations.segments import (
+    SEGMENTS,
+    Part,
+    QueryScores,
+    ScorerOver,
+    blind,
+    category_popularity,
+    measure_segments,
+    rank_all,
+    reading,
+)
 from simulations.spending import spent_document
 from simulations.workspace import Workspace, prepare
 
 COLD_THRESHOLD = 5
-ScorerOf = Callable[[int], Scorer]
+FEW_EVENT_METHODS = ("federated", "prior_only", "popularity", "item_knn")
+Metrics = dict[str, Any]
+"""``run.json``'s ``metrics``: figures by method, and by segment and method under ``segments``."""
 
 
-def evaluate_run(adapter: Path, workspace: Workspace) -> dict[str, dict[str, float]]:
+def evaluate_run(adapter: Path, workspace: Workspace) -> Metrics:
     """Metrics of the federated model, of its parts, and of the classical baselines.
 
     Every partner ranks for its own users; users of all partners count alike. The baselines are
     trained on all partners' data together and without privacy: they are what pooling would give.
     """
     release = load_release(adapter)
-    histories = workspace.histories(release.config.model)
-    counts = item_counts(histories, len(workspace.catalogue))
-    federated = _model_scorers(release, workspace)
-    metrics: dict[str, dict[str, float]] = {"federated": _measure(federated, workspace, release.config, counts)}
-    prior_only = _model_scorers(release, workspace, prior_only=True)
-    metrics["prior_only"] = _measure(prior_only, workspace, release.config, counts)
-    frozen = _frozen(release, workspace, counts)
-    metrics["frozen_bert"] = _measure(lambda _: frozen, workspace, release.config, counts)
-    for name, fit in BASELINES.items():
-        scorer = fit(histories, len(workspace.catalogue))
-        metrics[name] = _measure(lambda _, scorer=scorer: scorer, workspace, release.config, counts)  # type: ignore[misc]
-    metrics["cold_items"] = _cold(federated, workspace, release.config, counts)
+    parts = parts_of(workspace, release.config)
+    catalogue = workspace.catalogue
+    counts = item_counts([part.histories for part in parts], len(catalogue))
+    scorers = scorers_of(release, workspace)
+    ranked = {name: rank_all(scorer, parts) for name, scorer in scorers.items()}
+    metrics: Metrics = {name: one.metrics(counts) for name, one in ranked.items()}
+    metrics["cold_items"] = _cold(scorers["federated"], parts, counts)
+    metrics[SEGMENTS] = measure_segments(
+        ranked,
+        {name: scorers[name] for name in FEW_EVENT_METHODS},
+        {
+            **_queries(release, workspace),
+            "category_popularity": category_popularity(catalogue, counts),
+            "popularity": blind(counts),
+        },
+        catalogue,
+        parts,
+        counts,
+        seed=release.config.seed or 0,
+    )
     return metrics
 
 
@@ -85,20 +107,55 @@ def evaluate_on(run_folder: Path, data: str, seed: int) -> dict[str, Any]:
 def evaluate_alone(adapters: Sequence[Path], workspace: Workspace) -> dict[str, float]:
     """Metrics of partners that trained alone, each ranking for its own users."""
     releases = [load_release(folder) for folder in adapters]
-    config = releases[0].config
-    counts = item_counts(workspace.histories(config.model), len(workspace.catalogue))
-    return _measure(lambda k: _model_scorers(releases[k], workspace)(k), workspace, config, counts)
+    parts = parts_of(workspace, releases[0].config)
+    counts = item_counts([part.histories for part in parts], len(workspace.catalogue))
+
+    def alone(partner: int, histories: Histories) -> Scorer:
+        return model_scorer(releases[partner], workspace.learner(partner), histories)
+
+    return rank_all(alone, parts).metrics(counts)
 
 
-def _model_scorers(release: Release, workspace: Workspace, *, prior_only: bool = False) -> ScorerOf:
-    def scorer_of(partition: int) -> Scorer:
-        learner = workspace.learner(partition)
-        bench = learner.workbench(release.config.model, release.config.seed or 0)
-        model = None if prior_only else release.model.to(learner.device)
-        scorer = ModelScorer(model, release.prior, release.config.prior, bench.catalogue)
-        return histories_scorer(scorer, learner.batch_maker(release.config.model, release.config.seed or 0))
+def parts_of(workspace: Workspace, config: RunConfig) -> list[Part]:
+    """Histories and held-out items of each partner."""
+    return [
+        Part(workspace.learner(k).histories(config.model), workspace.targets(k, config.model))
+        for k in range(workspace.partners)
+    ]
 
-    return scorer_of
+
+def scorers_of(release: Release, workspace: Workspace) -> dict[str, ScorerOver]:
+    """The federated model, its parts, and the classical baselines fitted to all partners' training data."""
+    histories, items = workspace.histories(release.config.model), len(workspace.catalogue)
+    scorers = _model_scorers(release, workspace)
+    scorers["frozen_bert"] = everywhere(_frozen(release, workspace, item_counts(histories, items)))
+    return scorers | {name: everywhere(fit(histories, items)) for name, fit in BASELINES.items()}
+
+
+def _model_scorers(release: Release, workspace: Workspace) -> dict[str, ScorerOver]:
+    """The ``federated`` model and its ``prior_only``, at every partner of a workspace."""
+
+    def scorer_over(prior_only: bool) -> ScorerOver:
+        return lambda k, histories: model_scorer(release, workspace.learner(k), histories, prior_only=prior_only)
+
+    return {"federated": scorer_over(False), "prior_only": scorer_over(True)}
+
+
+def model_scorer(release: Release, learner: Learner, histories: Histories, *, prior_only: bool = False) -> Scorer:
+    """A release over histories of a partner's users: the partner's own, or a part of them."""
+    config = release.config.model
+    bench = learner.workbench(config, release.config.seed or 0)
+    model = None if prior_only else release.model.to(learner.device)
+    if histories is learner.histories(config):
+        maker = learner.batch_maker(config, release.config.seed or 0)
+    else:
+        maker = learner.maker_of(histories, config, release.config.seed or 0)
+    return histories_scorer(ModelScorer(model, release.prior, release.config.prior, bench.catalogue), maker)
+
+
+def everywhere(scorer: Scorer) -> ScorerOver:
+    """One scorer for all partners, which reads whatever histories it is given."""
+    return lambda _, histories: reading(scorer, histories)
 
 
 def _frozen(release: Release, workspace: Workspace, counts: NDArray[np.int64]) -> Scorer:
@@ -108,28 +165,24 @@ def _frozen(release: Release, workspace: Workspace, counts: NDArray[np.int64]) -
     return FrozenBert(bench.catalogue, popularity)
 
 
-def _measure(
-    scorer_of: ScorerOf, workspace: Workspace, config: RunConfig, counts: NDArray[np.int64]
-) -> dict[str, float]:
-    parts = [
-        evaluate(scorer_of(k), workspace.learner(k).histories(config.model), workspace.targets(k, config.model))
-        for k in range(workspace.partners)
-    ]
-    return merge(parts).metrics(counts)
+def _queries(release: Release, workspace: Workspace) -> dict[str, QueryScores]:
+    """How the model answers a query; without the behaviour stage it is the frozen BERT that answers."""
+    learner = workspace.learner(0)
+    bench = learner.workbench(release.config.model, release.config.seed or 0)
+
+    def asked(model: BehaviourStage | None) -> QueryScores:
+        scorer = ModelScorer(model, release.prior, release.config.prior, bench.catalogue)
+        return lambda texts: np.stack([scorer.query(text, bench.text) for text in texts])
+
+    return {"federated": asked(release.model.to(learner.device)), "frozen_bert": asked(None)}
 
 
-def _cold(scorer_of: ScorerOf, workspace: Workspace, config: RunConfig, counts: NDArray[np.int64]) -> dict[str, float]:
-    measure = partial(evaluate_cold, threshold=COLD_THRESHOLD)
-    parts = [
-        measure(
-            scorer_of(k),
-            workspace.learner(k).histories(config.model),
-            workspace.targets(k, config.model),
-            counts,
-        )
-        for k in range(workspace.partners)
+def _cold(scorer_over: ScorerOver, parts: Sequence[Part], counts: NDArray[np.int64]) -> dict[str, float]:
+    found = [
+        evaluate_cold(scorer_over(k, part.histories), part.histories, part.targets, counts, threshold=COLD_THRESHOLD)
+        for k, part in enumerate(parts)
     ]
-    return merge_cold(parts).metrics(counts)
+    return merge_cold(found).metrics(counts)
 
 
 def run_document(
@@ -139,7 +192,7 @@ def run_document(
     run: Run,
     workspace: Workspace,
     out: Path,
-    metrics: dict[str, dict[str, float]],
+    metrics: Metrics,
     timing: dict[str, float],
 ) -> dict[str, Any]:
     """``run.json``, as the contract has it."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
 from client.app import app as client_app
-from client.data.cleaning import clean
 from client.data.ingest import RawData
 from server.app import describe_run, run_federation
 from server.strategy import Observer
@@ -21,9 +21,8 @@ from shared.config import ModelConfig, RunConfig
 from shared.errors import CheckpointError, ConfigError
 from shared.files import write_json
 from shared.privacy.accounting import build_plan
-from simulations.datasets import MARKETPLACE, load
+from simulations.datasets import MARKETPLACE, obtain
 from simulations.federation import InProcessGrid
-from simulations.marketplace import MarketplaceConfig, generate
 from simulations.partition import Method, partition
 from simulations.presets import preset
 from simulations.progress import RunProgress
@@ -108,11 +107,16 @@ def start(request: Request, out: Path) -> Simulation:
 
 def prepare_partners(request: Request, root: Path) -> str:
     """Write the partners' folders of a request below `root`; returns the name of the data."""
-    data = _load(request)
-    method = "given" if request.data == MARKETPLACE else request.partition
-    partitioned = partition(data.interactions, data.items, partners=request.partners, method=method, seed=request.seed)
+    data, partitioned = spread(request)
     prepare(data, partitioned, root, seed=request.seed)
     return data.name
+
+
+def spread(request: Request) -> tuple[RawData, pl.DataFrame]:
+    """The data of a request, cleaned, and its interactions with the ``partner`` of each."""
+    data = obtain(request.data, users=request.users, items=request.items, partners=request.partners, seed=request.seed)
+    method = "given" if request.data == MARKETPLACE else request.partition
+    return data, partition(data.interactions, data.items, partners=request.partners, method=method, seed=request.seed)
 
 
 def resume(out: Path) -> Simulation:
@@ -176,14 +180,6 @@ def prepare_for_flower(request: Request, root: Path) -> None:
     """Write the partners' folders and, beside them, the configuration that `flwr run` then uses."""
     prepare_partners(request, root)
     write_json(root / "config.json", _config(request, Workspace.open(root)).model_dump(mode="json"))
-
-
-def _load(request: Request) -> RawData:
-    if request.data != MARKETPLACE:
-        return clean(load(request.data))[0]
-    shop = MarketplaceConfig(users=request.users, items=request.items, partners=request.partners, seed=request.seed)
-    interactions, items = generate(shop)
-    return RawData(MARKETPLACE, interactions, items)
 
 
 def _config(request: Request, workspace: Workspace) -> RunConfig:

@@ -6,8 +6,9 @@ would have on its premises, without the held-out events; ``<root>/held_out.parqu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from client.agent import agent_for
 from client.app import partner_folder
-from client.data.ingest import RawData, data_home, write
+from client.data.formats.columns import INTERACTION_COLUMNS
+from client.data.ingest import INTERACTIONS_FILE, ITEMS_FILE, RawData, data_home, write
 from client.data.pseudonyms import PseudonymKey
 from client.learner import Learner
 from client.premises import IDENTITY_FILE, PARTNER_FILE, write_partner
@@ -27,9 +29,12 @@ from shared.config import ModelConfig
 from shared.errors import ConfigError, DataError
 from shared.hazmat.signing import SigningKey
 from shared.schema import Catalogue, Histories
-from simulations.evaluation import hold_out, targets_of
+from simulations.evaluation import NO_TARGET, hold_out, targets_of
 
 HELD_OUT = "held_out.parquet"
+MOST_PINNED = 128
+"""Larger federations pin no peers at each other: the pins grow with the square of the partners (6 GB for 10,000), and
+only masked sums need them, which are made for 3 to 50."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,9 @@ class Workspace:
         """What a partner holds."""
         return agent_for(partner_folder(self.root, partition)).learner
 
-    def learners(self) -> list[Learner]:
-        """What all partners hold, in order."""
-        return [self.learner(k) for k in range(self.partners)]
+    def learners(self) -> Iterator[Learner]:
+        """What all partners hold, in order; one after the other, as all of them may not fit in memory."""
+        return (self.learner(k) for k in range(self.partners))
 
     def histories(self, model: ModelConfig) -> list[Histories]:
         """What each partner trains on."""
@@ -75,9 +80,16 @@ class Workspace:
 
     def targets(self, partition: int, model: ModelConfig) -> NDArray[np.int32]:
         """Row of each user's held-out item at a partner, -1 for none; in the order of its histories."""
-        held_out = pl.read_parquet(self.root / HELD_OUT).filter(pl.col("partner") == partition)
         histories = self.learner(partition).histories(model)
+        held_out = self._held_out.get((partition,))
+        if held_out is None:
+            return np.full(len(histories), NO_TARGET, dtype=np.int32)
         return targets_of(held_out, histories, self.catalogue, simulated_key())
+
+    @cached_property
+    def _held_out(self) -> dict[tuple[Any, ...], pl.DataFrame]:
+        """Held-out items by partner."""
+        return pl.read_parquet(self.root / HELD_OUT).partition_by("partner", as_dict=True)
 
     def alone(self, partition: int, root: Path) -> Path:
         """A federation of one partner over the same data, with keys and a ledger of its own; returns `root`."""
@@ -117,17 +129,41 @@ def prepare(data: RawData, partitioned: pl.DataFrame, root: Path, *, seed: int) 
     if partner_folder(root, partners).exists():
         raise ConfigError(f"{root}: holds more than {partners} partners already. Expected another folder.")
     root.mkdir(parents=True, exist_ok=True)
-    data.items.write_parquet(root / "items.parquet")
-    settings = {}
-    for partition in range(partners):
-        folder = partner_folder(root, partition)
-        own = train.filter(pl.col("partner") == partition)
-        write(RawData(folder.name, own, data.items), folder)
-        settings[folder] = _settings(folder.name, text_cache_path(), seed)
-    held_out.write_parquet(root / f".{HELD_OUT}")
-    (root / f".{HELD_OUT}").replace(root / HELD_OUT)
-    _enrol(root, settings)
+    _write_whole(data.items, root / ITEMS_FILE)
+    folders = [partner_folder(root, partition) for partition in range(partners)]
+    _write_partners(train, data.items, folders)
+    _write_whole(held_out, root / HELD_OUT)
+    _enrol(root, {folder: _settings(folder.name, text_cache_path(), seed) for folder in folders})
     return Workspace.open(root)
+
+
+def _write_partners(train: pl.DataFrame, items: pl.DataFrame, folders: Sequence[Path]) -> None:
+    """Every partner's own events, and the public catalogue, which takes its space on the disk once."""
+    parts = train.partition_by("partner", as_dict=True, maintain_order=True)
+    nothing = train.clear()
+    first = folders[0]
+    for partition, folder in enumerate(folders):
+        own = parts.pop((partition,), nothing)
+        if folder == first:
+            write(RawData(folder.name, own, items), folder)
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        _link(first / ITEMS_FILE, folder / ITEMS_FILE)
+        _write_whole(own.select(INTERACTION_COLUMNS), folder / INTERACTIONS_FILE)
+
+
+def _write_whole(frame: pl.DataFrame, file: Path) -> None:
+    """Write a file that is whole or not there."""
+    hidden = file.with_name(f".{file.name}")
+    frame.write_parquet(hidden)
+    hidden.replace(file)
+
+
+def _link(source: Path, target: Path) -> None:
+    hidden = target.with_name(f".{target.name}")
+    hidden.unlink(missing_ok=True)
+    hidden.hardlink_to(source)
+    hidden.replace(target)
 
 
 def _settings(name: str, cache: Path, tie_seed: int) -> dict[str, Any]:
@@ -135,11 +171,11 @@ def _settings(name: str, cache: Path, tie_seed: int) -> dict[str, Any]:
 
 
 def _enrol(root: Path, settings: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Give every partner and the coordinator a key, and pin them all at each other."""
+    """Give every partner and the coordinator a key, and pin them all at each other, up to `MOST_PINNED`."""
     keys = {folder: SigningKey.load_or_create(folder / IDENTITY_FILE).public for folder in settings}
     identities = {str(settings[folder]["name"]): key for folder, key in keys.items()}
     server = Admission.create(root, identities).key.public
-    peers = {name: key.text for name, key in identities.items()}
+    peers = {name: key.text for name, key in identities.items()} if len(identities) <= MOST_PINNED else {}
     for folder, told in settings.items():
         write_partner(folder, {**told, "policy": {"server_key": server.text}, "peers": peers})
 

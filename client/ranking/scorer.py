@@ -44,7 +44,7 @@ class ModelScorer:
     ) -> None:
         self._model, self._catalogue, self._batch_size = model, catalogue, batch_size
         self._device = catalogue.items.device
-        self._prior = PriorScorer(prior, config, self._device)
+        self._prior = PriorScorer(prior, config, catalogue.items)
 
     def users(self, maker: BatchMaker, users: NDArray[np.int64]) -> Scores:
         """Scores of users by their place in the maker's histories, shape ``(len(users), I)``."""

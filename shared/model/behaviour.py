@@ -30,6 +30,8 @@ RATING_STEPS = 5
 AGE_EDGES = (1, 2, 3, 4, 6, 9, 14, 22, 35)
 """Ages, in events before the newest, at which a new recency embedding begins."""
 QUERY_EVENT = EVENT_KINDS.index("query")
+MASKED = torch.finfo(torch.float32).min
+"""Added to the attention of an event on a later one."""
 SCALE_GAIN = 10.0
 """The learned scale is ``exp(10 w)``, so that one number moves as fast as the many of a layer."""
 
@@ -106,6 +108,7 @@ class BehaviourStage(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = _adapted_layers(bert, config, self.depth)
+            self._bert = bert.config  # that of every layer
             self.event_embedding = _zero_embedding(len(EVENT_KINDS), width)
             self.rating_embedding = _zero_embedding(RATING_STEPS + 1, width)
             self.age_embedding = _zero_embedding(len(AGE_EDGES) + 1, width)
@@ -142,6 +145,12 @@ class BehaviourStage(nn.Module):
         x = x + self.age_embedding(torch.bucketize(age, torch.tensor(AGE_EDGES, device=age.device), right=True))
         # Padding lies behind the events, so a causal mask also hides it.
         causal = torch.ones(len(steps), len(steps), dtype=torch.bool, device=rows.device).tril()[None, None]
+        if torch.is_autocast_enabled(rows.device.type):
+            # In bfloat16 the plain products of short histories are a third faster on a CPU than the fused kernel.
+            self._bert._attn_implementation = "eager"
+            causal = torch.zeros(causal.shape, device=rows.device).masked_fill_(~causal, MASKED)
+        else:
+            self._bert._attn_implementation = "sdpa"
         for layer in self.layers:
             x = layer(x, attention_mask=causal)
         states: Tensor = x

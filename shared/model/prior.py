@@ -12,37 +12,84 @@ Both are item-to-item weights, so their sum, each scaled to root mean square 1, 
 of the rows of the user's items, weighted by ``decay^age``: weighting EASE by recency too, at ranking time only,
 is worth as much as everything else here (docs/adr/0002-collaborative-prior.md).
 
-The ridges follow from public quantities alone: the number of items and the noise.
+Two kinds of federation cannot afford the square of the catalogue (docs/adr/0008-prior-by-public-size.md):
+
+- many items: ``G`` is summed as its product with a public matrix of random signs, ``G S``, from which Nystroem's
+  method has its large eigenvectors; EASE needs no others. No next-item ridge;
+- few users for the noise: the items' popularity ``sum_u y`` alone, of which a user's norm goes a long way.
+
+Which it is, the ridges, and the weight of popularity follow from public quantities: items, declared users, noise.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from shared.config import PriorConfig
 from shared.errors import AdapterMismatchError
+from shared.privacy.lattice import LARGEST_VECTOR
+from shared.privacy.plan import PrivacyPlan
 
+DEFAULTS = PriorConfig()
 COOCCURRENCE_WEIGHT = math.sqrt(0.5)
 """Weight of G beside B in the joint sum, whose squared weights add up to 1: a user's part has norm <= 1."""
-EASE_RIDGE, NEXT_RIDGE = 2.0, 20.0
-"""l and l' without noise, in users."""
+SKETCH_WEIGHT = math.sqrt(0.9)
+"""The same of ``G S`` beside ``sum_u y``."""
+SKETCH_RANK = 256
+"""Columns of S."""
+LEAST_USERS = 5.0
+"""Declared users for each unit of noise in the matrix, below which popularity alone ranks better."""
+NEIGHBOURS, NEIGHBOUR_TEMPERATURE, NEIGHBOUR_SHARE = 10, 0.1, 0.5
+"""Of an item that nobody was seen with: how many by text, the softmax over their cosines, and the part of their
+weights that it is given."""
+POPULARITY_SHARES = (0.06, 1.33)
+"""Least and most weight of popularity beside item-to-item weights, as a part of its weight alone."""
+POPULARITY_NEED = 15.0
+"""Between the two, the weight is this over the declared users a unit of noise."""
 
 
 def statistics_size(kind: str, n_items: int) -> int:
-    """Length of the summed vector: the diagonal; or the symmetric G packed, then B."""
+    """Length of the summed vector: popularity; and ``G S``; or the symmetric G packed, then B."""
     if kind == "none":
         return 0
-    return n_items if kind == "popularity" else n_items * (n_items + 1) // 2 + n_items * n_items
+    if kind == "popularity":
+        return n_items
+    if kind == "sketch":
+        return n_items * (1 + SKETCH_RANK)
+    return n_items * (n_items + 1) // 2 + n_items * n_items
 
 
-def effective_kind(config: PriorConfig, n_items: int) -> str:
-    """``hybrid`` becomes ``popularity`` above ``max_items``: the sum grows with the square of the items."""
-    return "popularity" if config.kind == "hybrid" and n_items > config.max_items else config.kind
+def effective_kind(config: PriorConfig, plan: PrivacyPlan, n_items: int) -> str:
+    """What a federation of this public size sums: ``hybrid`` may become ``sketch`` or ``popularity``."""
+    if config.kind != "hybrid":
+        return config.kind
+    kind = "sketch" if n_items > config.max_items else "hybrid"
+    size = statistics_size(kind, n_items)
+    if plan.mode == "none":
+        return kind if size <= LARGEST_VECTOR else "popularity"
+    # In units of one user: every partner clips to 1 / k, so that the sum is multiplied by k.
+    variance = plan.partners * plan.share_variance("prior", size)
+    stddev = plan.step("prior") * plan.partners_per_user * math.sqrt(variance)
+    enough = plan.population >= LEAST_USERS * noise_edge(kind, n_items, stddev)
+    return kind if enough and size <= LARGEST_VECTOR else "popularity"
+
+
+def noise_edge(kind: str, n_items: int, noise_stddev: float) -> float:
+    """Where the spectrum of the noise in G (or in ``G S``) ends, in users.
+
+    Entries of G off the diagonal carry ``sigma / sqrt(2)``, and a symmetric matrix of them ends at
+    ``2 sigma / sqrt(2) sqrt(I)``; an I x r matrix of noise at ``sigma (sqrt(I) + sqrt(r))``.
+    """
+    if kind == "sketch":
+        return noise_stddev / SKETCH_WEIGHT * (math.sqrt(n_items) + math.sqrt(SKETCH_RANK))
+    return math.sqrt(2.0) * noise_stddev / COOCCURRENCE_WEIGHT * math.sqrt(n_items)
 
 
 @dataclass(frozen=True)
@@ -52,17 +99,28 @@ class CollaborativePrior:
     Attributes
     ----------
     popularity : (I,)
-        Centred log popularity.
-    item_to_item : (I, I) or None
+        Centred log popularity, smaller beside item-to-item weights.
+    item_to_item : (I, I), or (I, r) beside `widen`, or None
         Row = an item of the history, column = the item that is scored.
+    widen : (r, I) or None
+        The item-to-item weights are ``item_to_item @ widen``.
+    unseen : (I,) or None
+        1 for items that the sum tells nothing of, else 0: see `completed`.
     """
 
     popularity: NDArray[np.float32]
     item_to_item: NDArray[np.float32] | None = None
+    widen: NDArray[np.float32] | None = None
+    unseen: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """The arrays that are there, by name."""
-        named = {"popularity": self.popularity, "item_to_item": self.item_to_item}
+        named = {
+            "popularity": self.popularity,
+            "item_to_item": self.item_to_item,
+            "widen": self.widen,
+            "unseen": self.unseen,
+        }
         return {name: array for name, array in named.items() if array is not None}
 
     def check(self, n_items: int) -> None:
@@ -72,10 +130,54 @@ class CollaborativePrior:
         ------
         AdapterMismatchError
         """
-        shapes = {"popularity": (n_items,), "item_to_item": (n_items, n_items)}
+        if self.widen is not None and self.item_to_item is None:
+            raise AdapterMismatchError("Expected a prior with item_to_item beside widen.")
+        rank = n_items if self.widen is None else len(self.widen)
+        shapes = {
+            "popularity": (n_items,),
+            "item_to_item": (n_items, rank),
+            "widen": (rank, n_items),
+            "unseen": (n_items,),
+        }
         for name, array in self.arrays().items():
             if array.shape != shapes[name] or not np.isfinite(array).all():
                 raise AdapterMismatchError(f"Expected {name} finite, of {n_items} items, got shape={array.shape}.")
+
+
+def completed(prior: CollaborativePrior, vectors: NDArray[np.float32]) -> CollaborativePrior:
+    """Give items that nobody was seen with a part of the weights of the items with the nearest texts.
+
+    Post-processing of what was released, with public texts: a new item can be ranked, and read from a history. Only
+    a part, because most items that nobody met stay unmet: at full weight the copies of a popular item crowd it out
+    (docs/adr/0010-items-without-evidence.md).
+
+    Parameters
+    ----------
+    vectors : (I, H)
+        Normalised item vectors of the frozen BERT.
+    """
+    if prior.item_to_item is None or prior.unseen is None:
+        return prior
+    unseen = prior.unseen > 0
+    if not unseen.any() or unseen.all():
+        return prior
+    # Rounded, and multiplied as a sparse matrix: the same on any number of threads.
+    likeness = np.round(vectors[unseen] @ vectors[~unseen].T, 4)
+    most = min(NEIGHBOURS, likeness.shape[1])
+    nearest = np.argpartition(-likeness, most - 1, axis=1)[:, :most]  # (unseen, neighbours)
+    chosen = np.take_along_axis(likeness, nearest, axis=1)
+    weights = np.exp((chosen - chosen.max(axis=1, keepdims=True)) / NEIGHBOUR_TEMPERATURE)
+    weights /= weights.sum(axis=1, keepdims=True)
+    columns, places = np.flatnonzero(~unseen)[nearest], np.repeat(np.arange(len(nearest)), most)
+    mix = sparse.csr_matrix((weights.ravel(), (places, columns.ravel())), shape=(len(nearest), len(vectors)))
+    rows = prior.item_to_item.copy()
+    rows[unseen] = mix @ rows
+    if prior.widen is None:
+        rows[:, unseen] = NEIGHBOUR_SHARE * (mix @ rows.T).T
+        return replace(prior, item_to_item=rows)
+    widen = prior.widen.copy()
+    widen[:, unseen] = NEIGHBOUR_SHARE * (mix @ widen.T).T
+    return replace(prior, item_to_item=rows, widen=widen)
 
 
 def uninformed(n_items: int) -> CollaborativePrior:
@@ -83,32 +185,83 @@ def uninformed(n_items: int) -> CollaborativePrior:
     return CollaborativePrior(np.zeros(n_items, dtype=np.float32))
 
 
-def solve(kind: str, total: NDArray[np.float64], n_items: int, noise_stddev: float) -> CollaborativePrior:
+def solve(
+    kind: str,
+    total: NDArray[np.float64],
+    n_items: int,
+    noise_stddev: float,
+    *,
+    config: PriorConfig = DEFAULTS,
+    population: float = math.inf,
+) -> CollaborativePrior:
     """Turn the summed vector into a prior.
 
     Parameters
     ----------
-    kind : {"hybrid", "popularity", "none"}
+    kind : {"hybrid", "sketch", "popularity", "none"}
+        See `effective_kind`.
     total : (statistics_size(kind, n_items),)
     noise_stddev : float
         Standard deviation of the noise on every entry of `total`; public, 0 without noise.
+    config : PriorConfig
+        Its ridges and the weight of next items.
+    population : float
+        Users that were declared.
     """
     if kind == "none":
         return uninformed(n_items)
     if kind == "popularity":
         return CollaborativePrior(_log_popularity(total, noise_stddev))
+    edge = noise_edge(kind, n_items, noise_stddev)
+    share = float(np.clip(POPULARITY_NEED * edge / population, *POPULARITY_SHARES))
+    if kind == "sketch":
+        mass, sketch = total[:n_items] / math.sqrt(1 - SKETCH_WEIGHT**2), total[n_items:] / SKETCH_WEIGHT
+        stddev = noise_stddev / math.sqrt(1 - SKETCH_WEIGHT**2)
+        factors = _sketched_ease(sketch.reshape(n_items, -1), config.ease_ridge, edge)
+        return CollaborativePrior(share * _log_popularity(mass, stddev), *factors, unseen=_unseen(mass))
     packed = n_items * (n_items + 1) // 2
     G = unpack_symmetric(total[:packed], n_items) / COOCCURRENCE_WEIGHT
     B = total[packed:].reshape(n_items, n_items) / math.sqrt(1 - COOCCURRENCE_WEIGHT**2)
-    sigma = noise_stddev / COOCCURRENCE_WEIGHT
-    # Entries off the diagonal carry sigma / sqrt(2): the spectrum of the noise ends at 2 sigma / sqrt(2) sqrt(I).
-    edge = math.sqrt(2.0) * sigma * math.sqrt(n_items)
-    inverse = np.linalg.inv(G + (EASE_RIDGE + 2.0 * edge) * np.eye(n_items))
+    inverse = np.linalg.inv(G + (config.ease_ridge + 2.0 * edge) * np.eye(n_items))
     ease = -inverse / np.diag(inverse)
     np.fill_diagonal(ease, 0.0)
-    next_item = np.linalg.solve(G + (NEXT_RIDGE + 4.0 * edge) * np.eye(n_items), B)
-    weights = ease / _root_mean_square(ease) + next_item / _root_mean_square(next_item)
-    return CollaborativePrior(_log_popularity(np.diag(G), sigma), weights.astype(np.float32))
+    weights = ease / _root_mean_square(ease)
+    if config.next_weight:
+        next_item = np.linalg.solve(G + (config.next_ridge + 4.0 * edge) * np.eye(n_items), B)
+        weights += config.next_weight * next_item / _root_mean_square(next_item)
+    mass, stddev = np.diag(G), noise_stddev / COOCCURRENCE_WEIGHT
+    popularity = share * _log_popularity(mass, stddev)
+    return CollaborativePrior(popularity, weights.astype(np.float32), unseen=_unseen(mass))
+
+
+def sketch_signs(n_items: int) -> NDArray[np.float64]:
+    """S: public random signs over the square root of their number in a row, shape ``(n_items, SKETCH_RANK)``.
+
+    The same bits for everybody, whatever the version of a random number library: they come from SHAKE-256.
+    """
+    bits = np.frombuffer(hashlib.shake_256(b"veilrec sketch").digest(n_items * SKETCH_RANK // 8), dtype=np.uint8)
+    signs = np.unpackbits(bits).reshape(n_items, SKETCH_RANK).astype(np.float64)
+    return (2.0 * signs - 1.0) / math.sqrt(SKETCH_RANK)
+
+
+def _sketched_ease(
+    sketch: NDArray[np.float64], ridge: float, edge: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """EASE from ``G S``, as two factors (I, r) and (r, I) of its weights off the diagonal.
+
+    Nystroem (Williams and Seeger, 2000): ``G ~ Y (S^T Y)^+ Y^T`` with ``Y = G S``, in the stable form of Tropp et
+    al. (2017); then with ``G = V diag(g) V^T`` and ``k = g / (g + l)``, Woodbury's identity has
+    ``P = (I - V diag(k) V^T) / l``. The weight of an item for itself is not right: it is never used, since items of
+    the history are not ranked.
+    """
+    core = sketch_signs(len(sketch)).T @ sketch
+    values, vectors = np.linalg.eigh((core + core.T) / 2)
+    kept = values > max(1e-10 * values[-1], 2.0 * edge)
+    V, s, _ = np.linalg.svd(sketch @ (vectors[:, kept] / np.sqrt(values[kept])), full_matrices=False)
+    k = s**2 / (s**2 + ridge + 2.0 * edge)
+    left, diagonal = V * k, 1.0 - (V**2) @ k  # diagonal = l diag(P)
+    right = V.T / diagonal
+    return left.astype(np.float32), right.astype(np.float32)
 
 
 def _root_mean_square(matrix: NDArray[np.floating[Any]]) -> float:
@@ -132,6 +285,12 @@ def unpack_symmetric(packed: NDArray[np.float64], n: int) -> NDArray[np.float64]
     matrix[rows, columns] = packed * np.where(rows == columns, 1.0, math.sqrt(0.5))
     matrix[columns, rows] = matrix[rows, columns]
     return matrix
+
+
+def _unseen(mass: NDArray[np.float64]) -> NDArray[np.float32]:
+    """1 for items without any (noisy) mass. Weak evidence is still better than a neighbour's."""
+    nothing: NDArray[np.float32] = (mass <= 0).astype(np.float32)
+    return nothing
 
 
 def _log_popularity(mass: NDArray[np.float64], sigma: float) -> NDArray[np.float32]:

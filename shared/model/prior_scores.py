@@ -5,38 +5,46 @@ from __future__ import annotations
 import torch
 
 from shared.config import PriorConfig
-from shared.model.prior import CollaborativePrior
+from shared.model.prior import CollaborativePrior, completed
 
 RULED_OUT = -1e4
 """Logit of an item that cannot be the next new one."""
+STEEPNESS = 3.0
+"""Standardised scores have long tails: taken as they are, the softmax is sure where it should not be, and what is
+trained on top of it learns to mend that first. ``asinh(3 z)`` keeps their order and loses a fifth of the
+cross-entropy (docs/adr/0009-calibrated-prior.md)."""
 
 
 class PriorScorer:
-    """Logits of the prior for histories: decayed sums of rows, standardised over the catalogue, plus popularity.
+    """Logits of the prior for histories: decayed sums of rows, calibrated over the catalogue, plus popularity.
 
     Parameters
     ----------
     prior : CollaborativePrior
     config : PriorConfig
-    device : torch.device
+    items : (I, H)
+        Item vectors of the frozen BERT: what nobody was seen with is scored as its neighbours (`completed`). Scores
+        are made on their device.
     """
 
-    def __init__(self, prior: CollaborativePrior, config: PriorConfig, device: torch.device) -> None:
+    def __init__(self, prior: CollaborativePrior, config: PriorConfig, items: torch.Tensor) -> None:
+        device, prior = items.device, completed(prior, items.cpu().numpy())
         self._popularity = torch.from_numpy(prior.popularity).to(device) * config.popularity_weight
-        matrix = prior.item_to_item
+        matrix, widen = prior.item_to_item, prior.widen
         self._matrix = None if matrix is None else torch.from_numpy(matrix).to(device)
+        self._widen = None if widen is None else torch.from_numpy(widen).to(device)
         self._weight, self._decay = config.weight, config.decay
 
     def all_positions(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after each event, shape ``(B, T, I)``; `items` is ``(B, T)`` with -1 for padding."""
         if self._matrix is None:
             return self._popularity.expand(*items.shape, -1)
-        rows = self._matrix[items.clamp(min=0)] * (items >= 0).unsqueeze(-1)  # (B, T, I)
+        rows = self._matrix[items.clamp(min=0)] * (items >= 0).unsqueeze(-1)  # (B, T, I), or (B, T, r)
         running = torch.zeros_like(rows[:, 0])
         for t in range(items.shape[1]):
             running = running * self._decay + rows[:, t]
             rows[:, t] = running
-        return self._popularity + self._weight * _standardised(rows)
+        return self._popularity + self._weight * _calibrated(self._widened(rows))
 
     def last_position(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions."""
@@ -48,13 +56,17 @@ class PriorScorer:
         weights = (self._decay ** (newest - steps).clamp(min=0)) * (items >= 0)
         bags = torch.zeros(len(items), len(self._matrix), device=items.device)
         bags.scatter_add_(1, items.clamp(min=0), weights.to(bags.dtype))
-        return self._popularity + self._weight * _standardised(bags @ self._matrix)
+        return self._popularity + self._weight * _calibrated(self._widened(bags @ self._matrix))
+
+    def _widened(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores if self._widen is None else scores @ self._widen
 
 
-def _standardised(scores: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and deviation 1 over the catalogue; all-equal scores become 0."""
+def _calibrated(scores: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and deviation 1 over the catalogue, tails drawn in; all-equal scores become 0."""
     centred = scores - scores.mean(-1, keepdim=True)
-    return centred / centred.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
+    deviation = centred.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
+    return torch.asinh(STEEPNESS * centred / deviation)
 
 
 def mask_seen(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-bench_app = typer.Typer(help="Measure what a part of Veilrec costs on this machine.", no_args_is_help=True)
+from simulations.benchmarks.cold import cold
+from simulations.benchmarks.quality.command import quality
+from simulations.benchmarks.show import show
+from simulations.benchmarks.speed_commands import simulation, training
 
+bench_app = typer.Typer(help="Measure what a part of Veilrec costs on this machine.", no_args_is_help=True)
+bench_app.command()(cold)
+bench_app.command()(quality)
+bench_app.command()(training)
+bench_app.command()(simulation)
 
 _HEADINGS = {
     "parameters": "size",
@@ -38,14 +45,12 @@ def secure_sum(
     ] = False,
 ) -> None:
     """A whole masked round: keys, shares, masks, consents, opening; all partners in one process."""
-    from simulations.benchmarks.machine import machine
     from simulations.benchmarks.secure_sum import benchmark
 
     rows = benchmark(_numbers(partners), parameters, dropped, repeat)
-    if as_json:
-        typer.echo(json.dumps({"benchmark": "secure-sum", "machine": machine(), "results": rows}))
-        return
-    _print_rows("secure sum", rows)
+    if not as_json:
+        rows = [{name: 1e3 * value if name.endswith("_s") else value for name, value in row.items()} for row in rows]
+    show("secure-sum", rows, {name: _HEADINGS.get(name, name) for name in rows[0]}, as_json=as_json)
 
 
 def _numbers(text: str) -> list[int]:
@@ -58,20 +63,3 @@ def _numbers(text: str) -> list[int]:
     if not numbers or not all(3 <= number <= 50 for number in numbers):
         raise ConfigError("Expected --partners as numbers from 3 to 50 with commas between, as in 3,10,50.")
     return numbers
-
-
-def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, box=SIMPLE)
-    for name in rows[0]:
-        table.add_column(_HEADINGS.get(name, name), justify="right")
-    for row in rows:
-        table.add_row(*(_cell(name, value) for name, value in row.items()))
-    Console().print(table)
-
-
-def _cell(name: str, value: float) -> str:
-    return f"{1e3 * value:,.1f}" if name.endswith("_s") else f"{value:,.0f}"

@@ -29,12 +29,19 @@ METHODS = {
     "next_item_ridge": ("Next-item ridge", "linear model of which item follows which"),
     "item_knn": ("Item cosine", "items of the same users"),
     "frozen_bert": ("Frozen BERT", "text alone, nothing trained"),
+    "category_popularity": ("Category popularity", "the most popular items of the category that is asked for"),
     "popularity": ("Popularity", "the same list for everybody"),
 }
 
 NON_NEURAL = ("prior_only", "ease", "next_item_ridge", "item_knn", "popularity")
 NOT_BASELINES = ("federated", "pooled")
 COLD = "cold_items"
+SEGMENTS = "segments"
+SEGMENT_NAMES = {
+    "long_tail": "Long tail: the held-out item is among the least popular 80 % of the catalogue.",
+    "few_events": "New users: only the newest one to four events are read, for a seeded sample of at most 1,000 users.",
+    "query_only": "No history: one category of the held-out item in words, for a seeded sample of at most 1,000 users.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +97,25 @@ def compare(run: Fields) -> Comparison:
     SchemaError
         A method is not an object, or a metric not a number.
     """
-    metrics = run.section("metrics")
+    return _comparison(run.section("metrics"))
+
+
+def compare_segments(run: Fields) -> dict[str, Comparison]:
+    """The methods of each segment that was measured, in the order of `SEGMENT_NAMES`, unknown ones last.
+
+    Raises what `compare` raises.
+    """
+    found = run.section("metrics").section(SEGMENTS)
+    known = [name for name in SEGMENT_NAMES if name in found.values]
+    names = [*known, *sorted(set(found.values) - set(known))]
+    compared = {name: _comparison(found.section(name)) for name in names}
+    return {name: comparison for name, comparison in compared.items() if comparison.methods}
+
+
+def _comparison(metrics: Fields) -> Comparison:
     order = list(METHODS)
     keys = sorted(
-        (key for key in metrics.values if key != COLD),
+        (key for key in metrics.values if key not in (COLD, SEGMENTS)),
         key=lambda k: (k not in METHODS, order.index(k) if k in METHODS else 0, k),
     )
     methods = (_method(key, metrics.section(key)) for key in keys)

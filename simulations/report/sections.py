@@ -16,7 +16,17 @@ from simulations.report.figures import (
     ratio_text,
 )
 from simulations.report.markup import Html, element, fragment
-from simulations.report.methods import COLD, HEADLINE, METRICS, Comparison, Method, compare, ratio
+from simulations.report.methods import (
+    COLD,
+    HEADLINE,
+    METRICS,
+    SEGMENT_NAMES,
+    Comparison,
+    Method,
+    compare,
+    compare_segments,
+    ratio,
+)
 from simulations.report.source import Fields, Run
 from simulations.report.tables import leaves, table
 
@@ -94,7 +104,7 @@ def results(run: Run) -> Html | None:
         " value of each column is bold. The last columns are ratios of NDCG@10: to popularity, and to the"
         " best method without a neural network."
     )
-    return _section("Results", table(caption, head, rows), _cold(run.fields))
+    return _section("Results", table(caption, head, rows), _segments(run.fields), _cold(run.fields))
 
 
 def costs(run: Run) -> Html | None:
@@ -198,13 +208,16 @@ def _mode_card(run: Run) -> Html:
 
 
 def _method_row(method: Method, comparison: Comparison) -> Sequence[str]:
-    name = element("th", method.label, element("span", method.what) if method.what else None, scope="row")
     bases = (comparison.get("popularity"), comparison.best_non_neural)
     return [
-        name,
+        _method_name(method),
         *(_metric_cell(method, key, comparison) for key in comparison.columns),
         *(ratio_text(ratio(method.headline, base)) for base in bases),
     ]
+
+
+def _method_name(method: Method) -> Html:
+    return element("th", method.label, element("span", method.what) if method.what else None, scope="row")
 
 
 def _metric_cell(method: Method, key: str, comparison: Comparison) -> Html:
@@ -214,6 +227,21 @@ def _metric_cell(method: Method, key: str, comparison: Comparison) -> Html:
     is_best = value == best
     drawing = bar(value / best if best > 0 else 0.0, is_best) if key == HEADLINE else None
     return element("td", number_text(value), drawing, class_="best" if is_best else None)
+
+
+def _segments(fields: Fields) -> Html | None:
+    tables = [
+        table(
+            SEGMENT_NAMES.get(name, name.replace("_", " ")),
+            ["Method", *(METRICS[key] for key in comparison.columns)],
+            [
+                [_method_name(method), *(_metric_cell(method, key, comparison) for key in comparison.columns)]
+                for method in comparison.methods
+            ],
+        )
+        for name, comparison in compare_segments(fields).items()
+    ]
+    return fragment([element("h3", "Segments"), *tables]) if tables else None
 
 
 def _cold(fields: Fields) -> Html | None:

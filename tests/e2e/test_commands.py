@@ -29,7 +29,8 @@ from shared.errors import (
     VeilrecError,
 )
 from simulations import demo
-from simulations.cli import _settings, app
+from simulations.cli import app
+from simulations.presets import settings_of
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from simulations.cli import main; main()"]
@@ -133,7 +134,7 @@ def test_an_epsilon_that_no_noise_reaches_is_one_line(veilrec: Veilrec, tmp_path
 
 def test_settings_are_json_or_words_in_a_tree() -> None:
     pairs = ["training.rounds=3", "training.server_optimizer=average", 'model.lora_targets=["output.dense"]']
-    assert _settings([*pairs, "privacy.noise_multiplier=null"]) == {
+    assert settings_of([*pairs, "privacy.noise_multiplier=null"]) == {
         "training": {"rounds": 3, "server_optimizer": "average"},
         "model": {"lora_targets": ["output.dense"]},
         "privacy": {"noise_multiplier": None},

@@ -226,8 +226,14 @@ def test_a_partner_alone_declares_its_part_of_the_people_and_adds_all_the_noise(
 def test_an_adapter_measured_on_the_data_at_one_place_is_worth_the_same(whole: Done, shop: Path) -> None:
     found = evaluate_on(whole.out, str(shop), seed=0)
     assert found["privacy"]["epsilon"] == whole.document["privacy"]["epsilon"]
+    told = whole.document["metrics"]
+    segments, there = found["metrics"].pop("segments"), told["segments"]
     for method, metrics in found["metrics"].items():
-        assert metrics == pytest.approx(whole.document["metrics"][method], abs=1e-6), method
+        assert metrics == pytest.approx(told[method], abs=1e-6), method
+    assert segments.keys() == there.keys() == {"long_tail", "few_events"}  # no category holds enough of 136 items
+    for name, methods in segments.items():
+        for method, metrics in methods.items():
+            assert metrics == pytest.approx(there[name][method], abs=1e-6), (name, method)
 
 
 def test_a_run_of_the_prior_alone_is_a_run(begin: Start, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ MECHANISM = (
     Mutation(
         "clip measured on half of the parameters",
         "client/training.py",
-        "norms = torch.linalg.vector_norm(exact, dim=1, dtype=torch.float64)",
-        "norms = torch.linalg.vector_norm(exact[:, ::2], dim=1, dtype=torch.float64)",
+        "norms[place] = torch.linalg.vector_norm(row, dtype=torch.float64)",
+        "norms[place] = torch.linalg.vector_norm(row[::2], dtype=torch.float64)",
         (CLIPPING + "test_a_user_at_k_partners_moves_the_sum_by_no_more_than_c",),
     ),
     Mutation(
@@ -235,9 +235,9 @@ MECHANISM = (
     Mutation(
         "bfloat16 under the noise",
         "client/learner.py",
-        'bf16 = plan.mode == "none" and config',
-        "bf16 = config",
-        (ROUNDS + "test_coarse_floats_are_for_sums_without_noise_alone",),
+        'bf16 = bf16 and (plan.mode == "none" or bench.bf16_stands_alone)',
+        "bf16 = bf16",
+        (ROUNDS + "test_coarse_floats_under_noise_need_users_that_stand_alone",),
     ),
     Mutation(
         "an adaptive clip norm",

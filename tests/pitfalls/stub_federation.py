@@ -93,6 +93,7 @@ class StubLearner(Learner):
         super().__init__(premises, "cpu")
         self.users, self.gradient, self.size = users, gradient, len(gradient(""))
         self.precisions: list[bool] = []
+        self.stands_alone = False
 
     @property
     def catalogue(self) -> Any:  # type: ignore[override]
@@ -103,12 +104,12 @@ class StubLearner(Learner):
 
     def workbench(self, model: ModelConfig, seed: int) -> Any:
         gradients = SimpleNamespace(size=self.size, clipped_sum=self._clipped_sum)
-        return SimpleNamespace(model=None, catalogue=None, gradients=gradients)
+        return SimpleNamespace(model=None, catalogue=None, gradients=gradients, bf16_stands_alone=self.stands_alone)
 
     def batch_maker(self, model: ModelConfig, seed: int) -> Any:
         return SimpleNamespace(training=lambda taken, training, key: [self.users[int(k)] for k in taken])
 
-    def _logits(self, prior: Any, config: Any) -> Any:
+    def _logits(self, prior: Any, config: Any, bench: Any) -> Any:
         return None
 
     def _clipped_sum(

@@ -58,7 +58,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         f"{NOISE}::test_rounding_is_dithered_by_a_coin_that_no_data_touch",
         f"{NOISE}::test_rounding_is_billed_as_part_of_what_a_user_moves",
         f"{NOISE}::test_a_sum_too_large_for_the_ring_loses_none_of_its_noise",
-        f"{ROUNDS}::test_coarse_floats_are_for_sums_without_noise_alone",
+        f"{ROUNDS}::test_coarse_floats_under_noise_need_users_that_stand_alone",
     ),
     "uneven or failed rounds": (
         f"{ROUNDS}::test_a_partner_that_is_killed_in_a_round_has_paid_and_the_sum_has_the_noise_that_is_billed",

@@ -304,12 +304,14 @@ def test_every_iterate_is_billed_whether_or_not_it_is_released(average_from: flo
     assert spent[ROUNDS] == epsilon_spent(run.plan, run.plan.rounds)
 
 
+@pytest.mark.parametrize("stands_alone", [False, True])
 @pytest.mark.parametrize("mode", ["distributed", "local", "none"])
-def test_coarse_floats_are_for_sums_without_noise_alone(
-    federate: Federate, monkeypatch: pytest.MonkeyPatch, mode: str
+def test_coarse_floats_under_noise_need_users_that_stand_alone(
+    federate: Federate, monkeypatch: pytest.MonkeyPatch, mode: str, stands_alone: bool
 ) -> None:
-    """In bfloat16 one user moves the rounding of all others."""
+    """In bfloat16 one user would else move the rounding of all others."""
     monkeypatch.setattr(learner_module, "has_fast_bf16", lambda kind: True)
     federation = federate(2)
+    federation.agent(0).learner.stands_alone = stands_alone  # type: ignore[attr-defined]
     federation.noised(0, config_of(1, privacy={"mode": mode}))
-    assert federation.agent(0).learner.precisions == [mode == "none"]  # type: ignore[attr-defined]
+    assert federation.agent(0).learner.precisions == [mode == "none" or stands_alone]  # type: ignore[attr-defined]

@@ -7,32 +7,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from baseline_setting import histories_of
 
 from client.data.histories import build_histories
 from client.data.pseudonyms import PseudonymKey
 from shared.catalogue import build_catalogue
 from shared.errors import ConfigError, EmptyHistoryError
-from shared.schema import Histories
 from simulations.baselines import BASELINES, ease, item_counts, item_knn, popularity
 from simulations.evaluation import evaluate, hold_out, targets_of
 
 USERS = ([0, 1, 1, 2], [1, 2], [2, 3, 2], [0, 3], [1])
 X = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 0]], dtype=float)
 ITEMS = 5  # nobody has item 4
-
-
-def histories_of(*users: list[int]) -> Histories:
-    items = np.array([item for user in users for item in user], dtype=np.int32)
-    n = len(items)
-    return Histories(
-        users=tuple(f"u{k}" for k in range(len(users))),
-        offsets=np.cumsum([0, *map(len, users)]),
-        items=items,
-        timestamps=np.arange(n),
-        events=np.zeros(n, dtype=np.int8),
-        ratings=np.full(n, np.nan, dtype=np.float32),
-        reviews=np.full(n, -1, dtype=np.int32),
-    )
 
 
 WHOLE = histories_of(*USERS)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from baseline_setting import histories_of
 from numpy.typing import NDArray
 
 from client.data.histories import build_histories
@@ -18,6 +19,7 @@ from shared.schema import Histories
 from simulations.evaluation import (
     Evaluation,
     Scorer,
+    bootstrap,
     evaluate,
     evaluate_cold,
     hold_out,
@@ -28,21 +30,6 @@ from simulations.evaluation import (
 )
 
 KEY = PseudonymKey.derive(0)
-
-
-def histories_of(*users: list[int]) -> Histories:
-    """Histories of users ``u0``, ``u1``, ... with these items."""
-    items = np.array([item for user in users for item in user], dtype=np.int32)
-    n = len(items)
-    return Histories(
-        users=tuple(f"u{k}" for k in range(len(users))),
-        offsets=np.cumsum([0, *map(len, users)]),
-        items=items,
-        timestamps=np.arange(n),
-        events=np.zeros(n, dtype=np.int8),
-        ratings=np.full(n, np.nan, dtype=np.float32),
-        reviews=np.full(n, -1, dtype=np.int32),
-    )
 
 
 def frame(*rows: tuple[str, str, int, str]) -> pl.DataFrame:
@@ -360,3 +347,14 @@ def test_the_interval_is_as_wide_as_the_normal_one() -> None:
 def test_ranks_of_different_users_cannot_be_paired() -> None:
     with pytest.raises(DataError, match="same users"):
         paired_bootstrap(np.zeros(3), np.zeros(4), seed=0)
+
+
+def test_the_interval_of_a_mean_lies_around_it_and_needs_somebody() -> None:
+    values = np.random.default_rng(0).random(500)
+    mean, low, high = bootstrap(values, 1)
+    assert mean == pytest.approx(values.mean())
+    assert low < mean < high
+    # 1.96 standard errors of a uniform number: 0.0253 to each side.
+    assert high - low == pytest.approx(0.0506, rel=0.2)
+    with pytest.raises(EmptyHistoryError, match="at least one user"):
+        bootstrap(np.zeros(0), 1)

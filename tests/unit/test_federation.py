@@ -101,7 +101,7 @@ def test_an_answer_is_handed_out_once(tmp_path: Path) -> None:
 def test_a_message_to_a_partner_that_is_not_there_is_refused(tmp_path: Path) -> None:
     grid = grid_of(tmp_path, range(2))
     with pytest.raises(ProtocolError, match="Expected a node of 1 to 2, got 9"):
-        grid.send_and_receive([message(grid, 9)])
+        list(grid.send_and_receive([message(grid, 9)]))
 
 
 def test_the_run_of_a_grid_can_be_set(tmp_path: Path) -> None:

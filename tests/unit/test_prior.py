@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,26 +15,30 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from client.statistics import clipped_statistics, cooccurrences, next_item_moments
-from shared.config import PriorConfig
+from shared.config import PriorConfig, RunConfig
+from shared.errors import AdapterMismatchError
+from shared.model import prior as prior_module
 from shared.model.prior import (
-    EASE_RIDGE,
-    NEXT_RIDGE,
     CollaborativePrior,
+    completed,
     effective_kind,
     pack_symmetric,
+    sketch_signs,
     solve,
     statistics_size,
     uninformed,
     unpack_symmetric,
 )
 from shared.model.prior_scores import RULED_OUT, PriorScorer, mask_seen
+from shared.privacy.accounting import build_plan
 from shared.schema import Histories
 
 if TYPE_CHECKING:
     from conftest import HistoriesOf
 
 N = 12
-CPU = torch.device("cpu")
+TEXTS = torch.eye(N)
+"""Of items that are all alike to each other."""
 CONFIG = PriorConfig()
 
 
@@ -88,16 +93,30 @@ def test_packing_quiets_the_noise_off_the_diagonal() -> None:
     assert np.abs(np.linalg.eigvalsh(noise)).max() == pytest.approx(math.sqrt(2 * 200), rel=0.1)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("none", 0), ("popularity", 5), ("hybrid", 15 + 25)])
+@pytest.mark.parametrize(("kind", "size"), [("none", 0), ("popularity", 5), ("hybrid", 15 + 25), ("sketch", 5 * 257)])
 def test_the_size_of_the_sum_is_public(kind: str, size: int) -> None:
     assert statistics_size(kind, 5) == size
 
 
-def test_a_large_catalogue_falls_back_to_popularity() -> None:
-    config = PriorConfig(max_items=10)
-    assert effective_kind(config, 10) == "hybrid"
-    assert effective_kind(config, 11) == "popularity"
-    assert effective_kind(PriorConfig(kind="none", max_items=10), 11) == "none"
+def kind_of(items: int, **settings: Any) -> str:
+    """What 10 partners with 5,000 declared users sum."""
+    tree = {"privacy": {"population": 5000, **settings}, "federation": {"partners": 10}, "prior": {"max_items": 100}}
+    config = RunConfig.model_validate(tree)
+    return effective_kind(config.prior, build_plan(config), items)
+
+
+def test_a_large_catalogue_is_sketched() -> None:
+    assert kind_of(100, mode="none") == "hybrid"
+    assert kind_of(101, mode="none") == kind_of(101, epsilon=8) == "sketch"
+    assert kind_of(2**16, mode="none") == "popularity"  # what no sum has room for
+    assert effective_kind(PriorConfig(kind="none"), build_plan(RunConfig(privacy={"population": 9})), 5) == "none"
+
+
+def test_few_users_for_the_noise_sum_popularity_alone() -> None:
+    assert kind_of(100, epsilon=1) == "hybrid"
+    assert kind_of(100, epsilon=1, population=100) == "popularity"
+    assert kind_of(100, epsilon=1, population=100, mode="none") == "hybrid"
+    assert kind_of(10_000, epsilon=1, population=1000) == "popularity"
 
 
 # --- closed forms
@@ -110,9 +129,9 @@ def check_item_to_item(prior: CollaborativePrior, G: NDArray[np.float64], B: NDA
     for column in range(n):
         # argmin of the ridge objective with the entry on the diagonal fixed at 0 (Steck 2019, eq. 4).
         rest = [row for row in range(n) if row != column]
-        A = G[np.ix_(rest, rest)] + EASE_RIDGE * np.eye(n - 1)
+        A = G[np.ix_(rest, rest)] + CONFIG.ease_ridge * np.eye(n - 1)
         ease[rest, column] = np.linalg.solve(A, G[rest, column])
-    following = np.linalg.solve(G + NEXT_RIDGE * np.eye(n), B)
+    following = np.linalg.solve(G + CONFIG.next_ridge * np.eye(n), B)
     np.testing.assert_allclose(weights(prior), scaled(ease) + scaled(following), rtol=1e-4, atol=1e-5)
 
 
@@ -141,14 +160,94 @@ def test_popularity_is_the_centred_log_of_the_votes() -> None:
     np.testing.assert_allclose(popularity, logs - logs.mean(), rtol=1e-6)
 
 
-def test_the_diagonal_of_the_hybrid_sum_gives_the_same_popularity(crowd: Histories, total: NDArray[np.float64]) -> None:
-    votes = clipped_statistics(crowd, N, CONFIG, "popularity", clip_norm=1.0).values
+def test_the_diagonal_of_the_hybrid_sum_is_a_popularity(crowd: Histories, total: NDArray[np.float64]) -> None:
+    votes = np.diag(cooccurrences(crowd, N))
     np.testing.assert_allclose(
-        solve("hybrid", total, N, 0.0).popularity, solve("popularity", votes, N, 0.0).popularity, atol=1e-6
+        solve("hybrid", total, N, 0.0).popularity, 0.06 * solve("popularity", votes, N, 0.0).popularity, atol=1e-6
     )
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "popularity"])
+def test_popularity_counts_for_more_where_noise_hides_the_rest(total: NDArray[np.float64]) -> None:
+    heights = [float(np.ptp(solve("hybrid", total, N, 0.1, population=n).popularity)) for n in (1e9, 60, 40, 1, 0.1)]
+    edge = math.sqrt(2 * N) * 0.1 / math.sqrt(0.5)
+    shares = np.array([0.06, 15.0 * edge / 60, 15.0 * edge / 40, 1.33, 1.33])
+    np.testing.assert_allclose(heights, shares * heights[0] / 0.06, rtol=1e-5)
+
+
+def test_a_sketch_of_few_users_gives_the_weights_of_ease(crowd: Histories) -> None:
+    """Fewer users than signs: Nystroem loses nothing, and off the diagonal the factors are EASE."""
+    check_sketch(crowd, clipped_statistics(crowd, N, CONFIG, "sketch", clip_norm=1.0).values)
+
+
+def check_sketch(crowd: Histories, total: NDArray[np.float64]) -> None:
+    prior = solve("sketch", total, N, 0.0, config=PriorConfig(ease_ridge=0.5))
+    assert prior.widen is not None
+    inverse = np.linalg.inv(cooccurrences(crowd, N) + 0.5 * np.eye(N))
+    ease = -inverse / np.diag(inverse)
+    off = ~np.eye(N, dtype=bool)
+    made = weights(prior) @ prior.widen
+    # The clip of |y S| takes a little from the users whose signs agree.
+    assert np.corrcoef(made[off], ease[off])[0, 1] > 0.99
+    votes = clipped_statistics(crowd, N, CONFIG, "popularity", clip_norm=1.0).values
+    np.testing.assert_allclose(prior.popularity, 0.06 * solve("popularity", votes, N, 0.0).popularity, atol=1e-6)
+
+
+def test_a_sketch_with_the_wrong_signs_is_caught(crowd: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = clipped_statistics(crowd, N, CONFIG, "sketch", clip_norm=1.0).values
+    monkeypatch.setattr(prior_module, "sketch_signs", lambda n: sketch_signs(n)[::-1])
+    with pytest.raises(AssertionError):
+        check_sketch(crowd, total)
+
+
+def test_a_sketch_scores_as_its_whole_matrix_does(crowd: Histories) -> None:
+    prior = solve("sketch", clipped_statistics(crowd, N, CONFIG, "sketch", clip_norm=1.0).values, N, 0.0)
+    assert prior.widen is not None
+    whole = CollaborativePrior(prior.popularity, weights(prior) @ prior.widen)
+    for of in (PriorScorer.all_positions, PriorScorer.last_position):
+        one, other = (of(PriorScorer(p, CONFIG, TEXTS), ITEMS) for p in (prior, whole))
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_an_item_that_nobody_met_is_scored_as_its_neighbours_by_text_are(histories_of: HistoriesOf) -> None:
+    rng = np.random.default_rng(3)
+    texts = rng.normal(size=(4, 8)).astype(np.float32)
+    texts = np.vstack([texts, texts[1] + 0.01]).astype(np.float32)  # item 4 reads as item 1 does
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    crowd = histories_of([[0, 1], [0, 1, 2], [2, 3], [3, 2], [0, 1]])
+    for kind in ("hybrid", "sketch"):
+        total = clipped_statistics(crowd, 5, CONFIG, kind, clip_norm=1.0).values
+        prior = solve(kind, total, 5, 0.0)
+        assert prior.unseen is not None and prior.unseen.tolist() == [0, 0, 0, 0, 1]
+        whole = completed(prior, texts)
+        before, after = (weights(p) if p.widen is None else weights(p) @ p.widen for p in (prior, whole))
+        np.testing.assert_allclose(after[:4, :4], before[:4, :4], atol=1e-6)
+        assert after[0, 4] > 0.3 * before[0, 1] and before[0, 4] <= 0.05 * before[0, 1]
+        assert np.argmax(after[4, :4]) == np.argmax(before[1, :4])
+        assert whole.popularity is prior.popularity
+
+
+def test_a_prior_that_has_met_all_or_none_stays_as_it_is(total: NDArray[np.float64]) -> None:
+    texts = np.eye(N, dtype=np.float32)
+    prior = solve("hybrid", total, N, 0.0)
+    for same in (prior, uninformed(N), replace(prior, unseen=np.ones(N, np.float32)), replace(prior, unseen=None)):
+        assert completed(same, texts) is same
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        CollaborativePrior(np.zeros(3, np.float32), widen=np.zeros((2, 3), np.float32)),
+        CollaborativePrior(np.zeros(3, np.float32), np.zeros((3, 2), np.float32)),
+        CollaborativePrior(np.zeros(3, np.float32), np.zeros((3, 2), np.float32), np.zeros((2, 4), np.float32)),
+        CollaborativePrior(np.full(3, np.nan, np.float32)),
+    ],
+)
+def test_a_prior_whose_parts_do_not_fit_is_refused(wrong: CollaborativePrior) -> None:
+    with pytest.raises(AdapterMismatchError, match="Expected"):
+        wrong.check(3)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "sketch", "popularity"])
 def test_noise_below_zero_gives_finite_priors(kind: str) -> None:
     noise = np.random.default_rng(0).normal(size=statistics_size(kind, N)) * 5
     prior = solve(kind, noise, N, 5.0)
@@ -204,7 +303,9 @@ def test_a_prior_that_knows_nothing_is_zero() -> None:
 def scorer() -> PriorScorer:
     rng = np.random.default_rng(2)
     popularity, matrix = rng.normal(size=N).astype(np.float32), rng.normal(size=(N, N)).astype(np.float32)
-    return PriorScorer(CollaborativePrior(popularity, matrix), PriorConfig(decay=0.7, weight=0.6), CPU)
+    return PriorScorer(
+        CollaborativePrior(popularity, matrix), PriorConfig(decay=0.7, weight=0.6, popularity_weight=0.2), TEXTS
+    )
 
 
 ITEMS = torch.tensor([[3, 5, 3, 0], [7, -1, -1, -1], [2, -1, 4, -1], [11, 11, 11, 11]])
@@ -222,7 +323,7 @@ def test_scores_equal_a_plain_loop(scorer: PriorScorer) -> None:
         for t in range(len(row)):
             known = [(item, t - s) for s, item in enumerate(row[: t + 1]) if item >= 0]
             x = np.sum([0.7**age * matrix[item] for item, age in known], axis=0)
-            expected = 0.2 * popularity + 0.6 * (x - x.mean()) / x.std()
+            expected = 0.2 * popularity + 0.6 * np.arcsinh(3 * (x - x.mean()) / x.std())
             np.testing.assert_allclose(scores[b, t], expected, atol=1e-5)
 
 
@@ -250,8 +351,8 @@ def test_a_user_without_items_gets_popularity_alone(scorer: PriorScorer) -> None
 
 
 def test_without_item_weights_the_score_is_popularity() -> None:
-    scorer = PriorScorer(CollaborativePrior(np.arange(N, dtype=np.float32)), CONFIG, CPU)
-    expected = 0.2 * torch.arange(N, dtype=torch.float32)
+    scorer = PriorScorer(CollaborativePrior(np.arange(N, dtype=np.float32)), CONFIG, TEXTS)
+    expected = CONFIG.popularity_weight * torch.arange(N, dtype=torch.float32)
     torch.testing.assert_close(scorer.last_position(ITEMS), expected.expand(4, -1))
     torch.testing.assert_close(scorer.all_positions(ITEMS), expected.expand(4, 4, -1))
 

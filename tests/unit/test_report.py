@@ -176,6 +176,22 @@ def test_best_value_of_each_column_is_bold(tmp_path: Path) -> None:
     assert best == ["0.6000", "0.2000", "0.3000", "0.2000"]
 
 
+def test_each_segment_has_a_table_of_its_own_and_is_no_method(tmp_path: Path) -> None:
+    segments = {
+        "odd_ones": {"federated": {"ndcg@10": 0.5}},
+        "query_only": {"category_popularity": {"ndcg@10": 0.0625}},
+        "long_tail": {"federated": {"ndcg@10": 0.03, "users": 77}, "item_knn": {"ndcg@10": 0.02, "users": 77}},
+        "few_events": {},
+    }
+    text = page(tmp_path, edited(lambda run: run["metrics"].update(segments=segments)))
+    shown = Page(text).text
+    assert shown.index("Long tail: the held-out item") < shown.index("Category popularity") < shown.index("odd ones")
+    assert "New users:" not in shown, "nobody was measured"
+    assert "0.0300" in re.findall(r'<td class="best">([^<]+)', text)
+    row = next(row for row in re.findall(r"<tr>.*?</tr>", text) if "Federated" in row)
+    assert Page(row).words[-2:] == ["3.00 ×", "1.25 ×"], "the table of all methods is as it was"
+
+
 def test_unknown_methods_are_shown_last_and_count_as_baselines(tmp_path: Path) -> None:
     run = edited(lambda run: run["metrics"].update(my_method={"ndcg@10": 0.3}))
     text = Page(page(tmp_path, run)).text
@@ -284,6 +300,8 @@ def test_any_optional_field_may_be_missing(tmp_path: Path) -> None:
         (("data", "users"), 10**400, "a number in field data.users of "),
         (("metrics", "ease"), 0.1, "an object in field metrics.ease of "),
         (("metrics", "ease", "mrr"), "a", "a number in field metrics.ease.mrr of "),
+        (("metrics", "segments"), 0.1, "an object in field metrics.segments of "),
+        (("metrics", "segments"), {"long_tail": []}, "an object in field metrics.segments.long_tail of "),
         (("partners",), {}, "a list of objects in field partners of "),
         (("timing", "total_s"), [], "a number in field timing.total_s of "),
     ],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from client import statistics
 from client.statistics import WINDOW, clipped_statistics, cooccurrences, next_item_moments
 from shared.config import PriorConfig
-from shared.model.prior import COOCCURRENCE_WEIGHT, statistics_size, unpack_symmetric
+from shared.model.prior import COOCCURRENCE_WEIGHT, sketch_signs, statistics_size, unpack_symmetric
 from shared.schema import Histories
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ HOSTILE: dict[str, list[int]] = {
 """Histories that try to count for more than one user."""
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "popularity"])
+@pytest.mark.parametrize("kind", ["hybrid", "sketch", "popularity"])
 def test_the_sum_has_the_declared_size(histories_of: HistoriesOf, kind: str) -> None:
     clipped = clipped_statistics(histories_of([[0, 1]]), N, CONFIG, kind, clip_norm=1.0)
     assert clipped.values.shape == (statistics_size(kind, N),)
@@ -45,20 +45,28 @@ def test_the_sum_has_the_declared_size(histories_of: HistoriesOf, kind: str) -> 
 
 
 def test_a_partner_without_users_sends_zeros(histories_of: HistoriesOf) -> None:
-    for kind in ("hybrid", "popularity"):
+    for kind in ("hybrid", "sketch", "popularity"):
         assert not clipped_statistics(histories_of([]), N, CONFIG, kind, clip_norm=1.0).values.any()
 
 
-def test_popularity_gives_each_user_one_vote_in_all(histories_of: HistoriesOf) -> None:
+def test_popularity_gives_each_user_votes_of_norm_one(histories_of: HistoriesOf) -> None:
     values = clipped_statistics(histories_of([[0, 1, 0, 0], [0], [4, 5, 3, 4]]), N, CONFIG, "popularity", clip_norm=1.0)
-    np.testing.assert_allclose(values.values, [1.5, 0.5, 0, 1 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(values.values, [1 + 0.5**0.5, 0.5**0.5, 0, 3**-0.5, 3**-0.5, 3**-0.5])
 
 
-def test_popularity_is_the_diagonal_of_the_cooccurrences(histories_of: HistoriesOf) -> None:
-    histories = histories_of(list(HOSTILE.values()))
-    diagonal = np.diag(cooccurrences(histories, N))
+def test_a_sketch_is_popularity_and_the_cooccurrences_times_signs(histories_of: HistoriesOf) -> None:
+    histories = histories_of([[0], [3, 4, 3], [5, 1]])
+    values = clipped_statistics(histories, N, CONFIG, "sketch", clip_norm=1.0).values
+    expected = np.zeros((N, 256))
+    for user in histories:
+        y = np.zeros(N)
+        y[np.unique(user.items)] = 1
+        y /= np.linalg.norm(y)
+        seen = y @ sketch_signs(N)
+        expected += np.outer(y, seen / max(1.0, float(np.linalg.norm(seen))))
+    np.testing.assert_allclose(values[N:], math.sqrt(0.9) * expected.ravel(), atol=1e-12)
     votes = clipped_statistics(histories, N, CONFIG, "popularity", clip_norm=1.0).values
-    np.testing.assert_allclose(votes, diagonal, rtol=1e-12)
+    np.testing.assert_allclose(values[:N], math.sqrt(0.1) * votes, atol=1e-12)
 
 
 def test_cooccurrences_are_the_sum_of_outer_products(histories_of: HistoriesOf) -> None:
@@ -83,7 +91,6 @@ def test_next_item_moments_of_a_history_worked_by_hand(histories_of: HistoriesOf
 def test_events_beyond_the_window_are_not_read(histories_of: HistoriesOf) -> None:
     long = histories_of([[5, *[0, 1] * (WINDOW // 2), 2]])
     assert next_item_moments(long, N, PriorConfig(max_targets=1))[5].max() == 0
-    assert cooccurrences(long, N)[5, 5] == 0
 
 
 def test_the_parts_are_laid_out_as_the_solver_reads_them(histories_of: HistoriesOf) -> None:
@@ -110,7 +117,7 @@ def check_sensitivity(values_of: Statistics, histories_of: HistoriesOf, clip_nor
 
 
 @pytest.mark.parametrize("clip_norm", [1.0, 0.5, 1 / 3])
-@pytest.mark.parametrize("kind", ["hybrid", "popularity"])
+@pytest.mark.parametrize("kind", ["hybrid", "sketch", "popularity"])
 def test_no_user_moves_the_sum_by_more_than_the_clip_norm(
     histories_of: HistoriesOf, kind: str, clip_norm: float
 ) -> None:
@@ -143,16 +150,16 @@ def every_event_counts(histories: Histories, n_items: int) -> NDArray[np.float64
     """A planted bug: co-occurrences of events instead of distinct items."""
     total = np.zeros((n_items, n_items))
     for user in histories:
-        y = np.bincount(user.items[-WINDOW:], minlength=n_items) / math.sqrt(len(np.unique(user.items[-WINDOW:])))
+        y = np.bincount(user.items, minlength=n_items) / math.sqrt(len(np.unique(user.items)))
         total += np.outer(y, y)
     return total
 
 
-def summed_without_collapse(
-    items: NDArray[np.int64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """A planted bug: a repeated item is several coordinates when phi is scaled to norm 1."""
-    return items, weights
+def repeats_are_targets(
+    items: NDArray[np.int32], user: NDArray[np.int64], position: NDArray[np.int64], n_items: int, most: int
+) -> NDArray[np.int64]:
+    """A planted bug: an item that is met again is a target again, so that columns of one user overlap."""
+    return np.flatnonzero(position > 0)
 
 
 def off_diagonal_twice(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,7 +174,7 @@ def off_diagonal_twice(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     [
         ("next_item_moments", without_scaling),
         ("cooccurrences", every_event_counts),
-        ("_summed", summed_without_collapse),
+        ("_targets", repeats_are_targets),
         ("pack_symmetric", off_diagonal_twice),
     ],
 )
@@ -183,9 +190,23 @@ def test_a_planted_flaw_in_the_sensitivity_is_caught(
         )
 
 
+def test_a_sketch_that_is_not_clipped_is_caught(histories_of: HistoriesOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_sided(n_items: int) -> NDArray[np.float64]:  # rows that agree add up: |y S| = sqrt(n)
+        return np.abs(sketch_signs(n_items))
+
+    def values_of(histories: Histories) -> NDArray[np.float64]:
+        return clipped_statistics(histories, N, PriorConfig(), "sketch", clip_norm=1.0).values
+
+    monkeypatch.setattr(statistics, "sketch_signs", one_sided)
+    check_sensitivity(values_of, histories_of, 1.0)
+    monkeypatch.setattr(np, "maximum", lambda a, b: np.ones_like(a) if b == 1.0 and np.ndim(a) == 2 else np.fmax(a, b))
+    with pytest.raises(AssertionError):
+        check_sensitivity(values_of, histories_of, 1.0)
+
+
 def test_the_order_of_users_leaves_no_trace(histories_of: HistoriesOf) -> None:
     users = list(HOSTILE.values())
-    for kind in ("hybrid", "popularity"):
+    for kind in ("hybrid", "sketch", "popularity"):
         there, back = (
             clipped_statistics(histories_of(some), N, CONFIG, kind, clip_norm=1.0).values
             for some in (users, users[::-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from shared.hazmat.randomness import SeededRandomness
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch, trainable_parameters
 from shared.model.prior import CollaborativePrior
 from shared.model.prior_scores import PriorScorer, mask_seen
+from shared.model.weights import has_fast_bf16
 from shared.privacy.plan import PrivacyPlan
 from shared.schema import Histories
 
@@ -43,7 +44,7 @@ def prior(world: World) -> Callable[[EventBatch], Tensor]:
     n = world.n_items
     weights = rng.normal(size=(n, n)).astype(np.float32)
     learned = CollaborativePrior(rng.normal(size=n).astype(np.float32), weights)
-    scorer = PriorScorer(learned, PriorConfig(), torch.device("cpu"))
+    scorer = PriorScorer(learned, PriorConfig(), world.catalogue.items)
     return lambda batch: mask_seen(scorer.all_positions(batch.items), batch.items)
 
 
@@ -318,6 +319,20 @@ def test_the_sum_does_not_depend_on_how_users_are_batched(
     sum_of = sum_with(world, prior)
     together, single = sum_of(batches(maker, range(USERS), 8)), sum_of(batches(maker, range(USERS), 1))
     assert np.linalg.norm(together - single) <= 1e-5 * np.linalg.norm(single)
+
+
+def test_a_coupling_of_users_in_bfloat16_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row alone has the same bits in every batch; a batch that lends a row a little of its mean has not."""
+    honest = world.gradients.rows_stand_alone(world.catalogue, {8})
+    assert honest or not has_fast_bf16("cpu")  # where bf16 is not native, nothing is promised, and it is not used
+    of = world.gradients.of
+
+    def coupled(batch: EventBatch, *others: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        flat, losses = of(batch, *others, **named)
+        return flat + 1e-6 * flat.mean(dim=0), losses
+
+    monkeypatch.setattr(world.gradients, "of", coupled)
+    assert not world.gradients.rows_stand_alone(world.catalogue, {8})
 
 
 def test_an_empty_poisson_sample_is_zeros_and_still_gets_noise(
