@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -129,7 +130,10 @@ class Learner:
             load_parameters(bench.model, here.astype(np.float32))
             taken = sample_users(users, plan, sampling, at)
             batches = maker.training(taken, config.training, sampling.read(32, f"{at}/windows"))
-            clipped = bench.gradients.clipped_sum(batches, bench.catalogue, logits, plan.partner_clip_norm, bf16=bf16)
+            with self._dropout(bench, config.training.dropout, source, at):
+                clipped = bench.gradients.clipped_sum(
+                    batches, bench.catalogue, logits, plan.partner_clip_norm, bf16=bf16
+                )
             steps.append(add_noise_share(clipped, plan, "train", source, f"{order.run_id}/{at}"))
             mean = steps[-1].values * (plan.step("train") * config.federation.partners / plan.normaliser)
             here -= config.training.local_learning_rate * mean
@@ -140,6 +144,12 @@ class Learner:
         kind = effective_kind(config.prior, order.plan, n_items)
         clip_norm = 1.0 / order.plan.partners_per_user
         return clipped_statistics(self.histories(config.model), n_items, config.prior, kind, clip_norm=clip_norm)
+
+    def _dropout(self, bench: Workbench, chance: float, source: Randomness, at: str) -> AbstractContextManager[None]:
+        # Never under noise: `shared.config.RunConfig` refuses it.
+        if not chance:
+            return nullcontext()
+        return bench.model.dropping_out(chance, int.from_bytes(source.read(7, f"{at}/dropout"), "big"))
 
     def _logits(self, prior: CollaborativePrior, config: PriorConfig, bench: Workbench) -> PriorLogits:
         scorer = PriorScorer(prior, config, bench.catalogue.items)

@@ -53,7 +53,7 @@ class ModelConfig(_Tree):
     head_rank : int
         Rank of W - I in the score ``tau cos(W h, e)``.
     item_rank : int
-        Rank of the learned item-ID residuals; 0 leaves them out (under privacy they cost noise).
+        Width of the learned item-ID vectors; 0 leaves them out (under privacy they cost noise).
     max_events : int
         The events of a user that are read at once: the newest ones.
     max_history : int
@@ -102,6 +102,9 @@ class PriorConfig(_Tree):
         Weight of the next-item ridge beside EASE, both scaled to root mean square 1.
     weight, popularity_weight : float
         Weights of the calibrated item-to-item score and of popularity in the logits.
+    training_share : float
+        The part of `weight` that the model is trained on top of. 1 trains it to add to the prior; 0 trains it
+        beside the prior, as a second opinion.
     """
 
     kind: Literal["hybrid", "popularity", "none"] = "hybrid"
@@ -114,6 +117,7 @@ class PriorConfig(_Tree):
     next_weight: Annotated[float, Field(ge=0)] = 1.0
     weight: float = 1.2
     popularity_weight: float = 0.9
+    training_share: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class TrainingConfig(_Tree):
@@ -137,6 +141,8 @@ class TrainingConfig(_Tree):
         (`client.training.UserGradients.rows_stand_alone`).
     drop_events : float
         Chance with which an event of a history is left out of a training pass (regularisation).
+    dropout : float
+        Of hidden states in training. Its masks hang on a user's place in a batch: only without noise.
     average_from : float
         The released adapter is the mean of the iterates from this share of the rounds on
         (post-processing, free of privacy cost); 1 releases the last iterate.
@@ -153,6 +159,7 @@ class TrainingConfig(_Tree):
     microbatch: Positive = 64
     precision: Literal["auto", "float32"] = "auto"
     drop_events: Share = 0.1
+    dropout: Share = 0.0
     average_from: Annotated[float, Field(gt=0, le=1)] = 0.75
 
 
@@ -242,6 +249,8 @@ class RunConfig(_Tree):
             raise ValueError("federation.secure_sum and three partners are needed by privacy.mode=distributed")
         if self.training.local_steps > 1 and priv.mode == "distributed":
             raise ValueError("training.local_steps above 1 needs privacy.mode=local or none")
+        if self.training.dropout and priv.mode != "none":
+            raise ValueError("training.dropout needs privacy.mode=none: a user must not change what others drop")
         if not self.simulation and self.seed is not None:
             raise ValueError("seed is only allowed in simulations: noise that can be reproduced protects nobody")
         if not self.simulation and priv.mode == "none":

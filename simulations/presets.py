@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
+
+ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
+"""Width of learned item vectors, and the largest catalogue that has them: every user's gradient holds all of them."""
 
 
 def declared_population(users: int) -> int:
@@ -20,7 +23,7 @@ def declared_population(users: int) -> int:
 
 
 def preset(
-    *, users: int, partners: int, seed: int, marketplace: bool, rating_max: float, settings: dict[str, Any]
+    *, users: int, items: int, partners: int, seed: int, marketplace: bool, rating_max: float, settings: dict[str, Any]
 ) -> RunConfig:
     """A whole configuration: `settings` where the user fixed something, else what suits the size.
 
@@ -49,7 +52,8 @@ def preset(
         "model": {"rating_max": rating_max},
     }
     try:
-        config = RunConfig.model_validate(_merged(_merged(_recipe(mode, declared_population(users)), tree), settings))
+        recipe = _recipe(mode, declared_population(users), items)
+        config = RunConfig.model_validate(merged(merged(recipe, tree), settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -80,17 +84,32 @@ def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def _recipe(mode: str, users: int) -> dict[str, Any]:
-    """Without noise: many small cohorts. With noise: few large ones, fewer trained numbers.
+def _recipe(mode: str, users: int, items: int) -> dict[str, Any]:
+    """Without noise: many small cohorts, and a model that is a second opinion beside the prior
+    (docs/adr/0012-beside-the-prior.md). With noise: few large cohorts, fewer trained numbers, on top of the prior.
 
     In ``local`` mode every partner bears all of the noise, and a round is worth several steps.
     """
     if mode == "none":
-        # A cohort of about 500 users: more of them per step would teach no more.
+        # A cohort of about 250 users: more of them per step would teach no more.
         return {
-            "model": {"lora_rank": 16, "lora_alpha": 32, "temperature": 1.0},
-            "training": {"rounds": 60, "sampling_rate": min(0.2, round(500 / users, 4)), "learning_rate": 1e-3},
+            "model": {
+                "lora_rank": 8,
+                "lora_alpha": 16,
+                "temperature": 1.0,
+                "item_rank": ITEM_RANK if items <= MOST_LEARNED_ITEMS else 0,
+            },
+            "prior": {"training_share": 0.0, "weight": 2.4},
+            "training": {
+                "rounds": 300,
+                "sampling_rate": min(1.0, round(250 / users, 6)),
+                "learning_rate": 5e-3,
+                "drop_events": 0.2,
+                "dropout": 0.3,
+                "average_from": 0.6,
+            },
             "privacy": {"clip_norm": 1.0},
+            "federation": {"secure_sum": False},  # hundreds of rounds, and masks cancel: the sum is the same
         }
     steps = {"rounds": 3, "local_steps": 4} if mode == "local" else {"rounds": 8}
     return {
@@ -101,9 +120,10 @@ def _recipe(mode: str, users: int) -> dict[str, Any]:
     }
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees of settings as one; what is in both is that of `over`."""
+    both = dict(base)
     for key, value in over.items():
-        inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
+        inner = both.get(key)
+        both[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return both

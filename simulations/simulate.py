@@ -95,7 +95,8 @@ def start(request: Request, out: Path) -> Simulation:
     """
     if (out / REQUEST_FILE).exists():
         raise ConfigError(f"{out}: holds a run already. Expected another --out, or --resume {out}.")
-    build_plan(_configured(request, users=1, rating_max=5.0))  # what cannot be run is refused before a file is written
+    # What cannot be run is refused before a file is written.
+    build_plan(_configured(request, users=1, items=1, rating_max=5.0))
     if request.federation:
         workspace = Workspace.open(Path(request.federation))
         name, request = workspace.root.resolve().name, replace(request, partners=workspace.partners)
@@ -186,12 +187,15 @@ def _config(request: Request, workspace: Workspace) -> RunConfig:
     histories = workspace.histories(ModelConfig())
     best = max((float(np.nanmax(h.ratings, initial=0.0)) for h in histories), default=0.0)
     # 5 and 10 are the two scales in use.
-    return _configured(request, users=sum(len(h) for h in histories), rating_max=5.0 if best <= 5.0 else 10.0)
+    rating_max = 5.0 if best <= 5.0 else 10.0
+    users, items = sum(len(h) for h in histories), len(workspace.catalogue)
+    return _configured(request, users=users, items=items, rating_max=rating_max)
 
 
-def _configured(request: Request, *, users: int, rating_max: float) -> RunConfig:
+def _configured(request: Request, *, users: int, items: int, rating_max: float) -> RunConfig:
     return preset(
         users=users,
+        items=items,
         partners=request.partners,
         seed=request.seed,
         marketplace=request.data == MARKETPLACE,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -105,7 +105,14 @@ def simulated_key() -> PseudonymKey:
     return PseudonymKey.derive(0)
 
 
-def prepare(data: RawData, partitioned: pl.DataFrame, root: Path, *, seed: int) -> Workspace:
+def prepare(
+    data: RawData,
+    partitioned: pl.DataFrame,
+    root: Path,
+    *,
+    seed: int,
+    which: Literal["last", "last_but_one"] = "last",
+) -> Workspace:
     """Hold the last item of every user back and write the partners' folders.
 
     Parameters
@@ -117,13 +124,15 @@ def prepare(data: RawData, partitioned: pl.DataFrame, root: Path, *, seed: int) 
     root : Path
     seed : int
         Orders events of equal time.
+    which : {"last", "last_but_one"}
+        See `simulations.evaluation.hold_out`.
 
     Raises
     ------
     ConfigError
         If `root` holds partners of an earlier, larger federation, which would take part.
     """
-    train, held_out = hold_out(partitioned, tie_seed=seed)
+    train, held_out = hold_out(partitioned, tie_seed=seed, which=which)
     build_catalogue(data.items)  # refuses a catalogue with doubles before anything is written
     partners = int(str(partitioned.get_column("partner").max())) + 1
     if partner_folder(root, partners).exists():

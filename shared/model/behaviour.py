@@ -2,7 +2,7 @@
 
 Score of item i after event t of user u: ``s tau cos(W h_t, e_i) + a_i(h_t) + b(u)_i``, over the whole
 catalogue; e_i is the item's vector from the frozen BERT, W = I + low rank, s a learned scale, a the
-optional item-ID residuals, b the collaborative prior. All but LoRA, the head, the small embeddings and
+optional learned item-ID vectors, b the collaborative prior. All but LoRA, the head, the small embeddings and
 the residuals is constant, and no operation mixes users: row n of a batch is one user, so the gradient
 of row n's loss is the user's gradient.
 
@@ -11,6 +11,8 @@ Shapes: B users, T events, I items, H width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -115,7 +117,9 @@ class BehaviourStage(nn.Module):
             self.scale = _zero_embedding(1, 1)
             self.head = _LowRank(width, config.head_rank, width) if config.head_rank else None
             self.residuals = _ItemResiduals(n_items, config.item_rank, width) if config.item_rank else None
-        # No dropout anywhere: what a user adds to a sum must depend on that user and the round alone.
+        self.dropout = nn.Dropout(0.0)
+        # No dropout but inside `dropping_out`: what a user adds to a noised sum must depend on that user and the
+        # round alone.
         self.eval()
 
     def forward(self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor) -> Tensor:
@@ -158,12 +162,31 @@ class BehaviourStage(nn.Module):
 
     def score(self, hidden: Tensor, catalogue: CatalogueVectors) -> Tensor:
         """Logits without the prior, shape ``(B, T, I)``, or ``(B, I)`` for states ``(B, H)``."""
+        hidden = self.dropout(hidden)
         wanted = hidden if self.head is None else hidden + self.head(hidden)
         wanted = F.normalize(wanted, dim=-1)
         zero = torch.zeros(len(hidden), *[1] * (hidden.dim() - 2), dtype=torch.long, device=hidden.device)
         scale = self.config.temperature * torch.exp(SCALE_GAIN * self.scale(zero))  # (B, 1, 1) or (B, 1)
         logits = (wanted * scale) @ catalogue.items.T
         return logits if self.residuals is None else logits + self.residuals.outputs(hidden)
+
+    @contextmanager
+    def dropping_out(self, chance: float, seed: int) -> Iterator[None]:
+        """Drop hidden states of the adapted layers and at their end, by a generator of its own.
+
+        A mask hangs on the place in the batch and on the batches before: not for sums that noise is to hide.
+        """
+        drops = [module for module in self.modules() if isinstance(module, nn.Dropout)]
+        device = next(self.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for drop in drops:
+                drop.p, drop.training = chance, True
+            try:
+                yield
+            finally:
+                for drop in drops:
+                    drop.training = False
 
 
 def _adapted_layers(bert: BertModel, config: ModelConfig, depth: int) -> nn.ModuleList:
@@ -209,7 +232,10 @@ class _LowRank(nn.Module):
 
 
 class _ItemResiduals(nn.Module):
-    """Learned vectors of items, of low rank: added to text vectors at the input, and to logits at the output."""
+    """Learned vectors of items, as SASRec has them: added to text vectors at the input, and to logits at the output.
+
+    One table for both sides: with two of them small data sets are learned by heart (docs/adr/0012).
+    """
 
     def __init__(self, n_items: int, rank: int, width: int) -> None:
         super().__init__()
@@ -218,8 +244,9 @@ class _ItemResiduals(nn.Module):
         self.widen = nn.Linear(rank, width, bias=False)
         nn.init.zeros_(self.widen.weight)
         self.narrow = nn.Linear(width, rank, bias=False)
+        nn.init.zeros_(self.narrow.weight)
         self.out = nn.Linear(rank, n_items, bias=False)
-        nn.init.zeros_(self.out.weight)
+        self.out.weight = self.factors.weight
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Residuals of item rows, ``(B, T)`` to ``(B, T, H)``."""

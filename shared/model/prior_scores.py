@@ -33,18 +33,21 @@ class PriorScorer:
         matrix, widen = prior.item_to_item, prior.widen
         self._matrix = None if matrix is None else torch.from_numpy(matrix).to(device)
         self._widen = None if widen is None else torch.from_numpy(widen).to(device)
-        self._weight, self._decay = config.weight, config.decay
+        self._weight, self._decay, self._training_share = config.weight, config.decay, config.training_share
 
     def all_positions(self, items: torch.Tensor) -> torch.Tensor:
-        """Logits after each event, shape ``(B, T, I)``; `items` is ``(B, T)`` with -1 for padding."""
-        if self._matrix is None:
+        """Logits after each event, as training has them; `items` is ``(B, T)`` with -1 for padding.
+
+        Shape ``(B, T, I)``; with ``training_share`` of the item-to-item scores.
+        """
+        if self._matrix is None or not self._training_share:
             return self._popularity.expand(*items.shape, -1)
         rows = self._matrix[items.clamp(min=0)] * (items >= 0).unsqueeze(-1)  # (B, T, I), or (B, T, r)
         running = torch.zeros_like(rows[:, 0])
         for t in range(items.shape[1]):
             running = running * self._decay + rows[:, t]
             rows[:, t] = running
-        return self._popularity + self._weight * _calibrated(self._widened(rows))
+        return self._popularity + self._training_share * self._weight * _calibrated(self._widened(rows))
 
     def last_position(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions."""

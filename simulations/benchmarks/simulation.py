@@ -210,7 +210,15 @@ def config_of(case: Case) -> RunConfig:
         "training": {"rounds": case.rounds, "sampling_rate": case.sampling_rate},
         "federation": {"secure_sum": case.masked},
     }
-    return preset(users=case.users, partners=case.clients, seed=0, marketplace=False, rating_max=5.0, settings=settings)
+    return preset(
+        users=case.users,
+        items=case.items,
+        partners=case.clients,
+        seed=0,
+        marketplace=False,
+        rating_max=5.0,
+        settings=settings,
+    )
 
 
 def disk_mb(folder: Path) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shared.config import RunConfig
     from shared.model.prior import CollaborativePrior
 
-PARTNERS, POPULATION = 4, 3000
+PARTNERS, POPULATION, ITEMS = 4, 3000, 300
 """Of the marketplace at its default size: what the noise is shared among and calibrated for."""
 CLIENT_USERS = 150
 """Users over whom a client of the usual way loads its model once: a fifth of a partner's, as a round of ours takes."""
@@ -77,7 +77,7 @@ and precision. The usual way pads all texts to 128 word pieces; bucketed, by the
 
 
 def benchmark(
-    users: int, usual_users: int, repeat: int, items: int = 300, told: Callable[[str], None] = lambda _: None
+    users: int, usual_users: int, repeat: int, items: int = ITEMS, told: Callable[[str], None] = lambda _: None
 ) -> list[Row]:
     """One row a way of training; figures are medians over `repeat` turns.
 
@@ -186,6 +186,7 @@ def run_config(way: Way) -> RunConfig:
 
     recipe = preset(
         users=POPULATION,
+        items=ITEMS,
         partners=PARTNERS,
         seed=0,
         marketplace=True,

@@ -50,7 +50,7 @@ def shop_folder(folder: Path) -> Path:
 
 def tiny_study(shop: Path, methods: Sequence[str], **asked: Any) -> Study:
     """A study of the shop over three partners, one seed, no privacy, and the smallest model."""
-    given: dict[str, Any] = {"partners": PARTNERS, "seeds": 1, "settings": TINY}
+    given: dict[str, Any] = {"partners": PARTNERS, "seeds": 1, "settings": TINY, "tuned": False}
     return Study(data=(str(shop),), methods=tuple(methods), **(given | asked))
 
 

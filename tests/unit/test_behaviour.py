@@ -126,7 +126,7 @@ def test_the_score_is_the_scaled_cosine_plus_the_residuals(world: World, batch: 
     wanted = h @ W.T
     tau = model.config.temperature * np.exp(SCALE_GAIN * model.scale.weight.item())
     cosine = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True) @ catalogue.items.numpy().T
-    residuals = h @ (model.residuals.out.weight @ model.residuals.narrow.weight).detach().numpy().T
+    residuals = h @ (model.residuals.factors.weight @ model.residuals.narrow.weight).detach().numpy().T
     with torch.no_grad():
         np.testing.assert_allclose(model.score(states, catalogue), tau * cosine + residuals, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model.score(states[:, -1], catalogue), model.score(states, catalogue)[:, -1])
@@ -220,6 +220,30 @@ def test_no_layer_draws_at_random(world: World, batch: EventBatch) -> None:
     assert torch.equal(hidden(world, batch), hidden(world, batch))
     dropouts = [m for m in world.model.modules() if isinstance(m, torch.nn.Dropout)]
     assert dropouts and not any(m.training for m in dropouts)
+
+
+def test_dropout_is_on_inside_its_context_alone_and_its_seed_decides(world: World, batch: EventBatch) -> None:
+    before, state = hidden(world, batch), torch.get_rng_state()
+    drawn = []
+    for seed in (1, 1, 2):
+        with world.model.dropping_out(0.3, seed):
+            drawn.append(hidden(world, batch))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], before)
+    with pytest.raises(ZeroDivisionError), world.model.dropping_out(0.3, 1):
+        raise ZeroDivisionError
+    assert torch.equal(hidden(world, batch), before)
+    assert torch.equal(torch.get_rng_state(), state)  # nobody else's draws moved
+
+
+def test_learned_items_are_one_table_and_begin_without_a_say(base: BaseModel, tiny_model: ModelConfig) -> None:
+    model = BehaviourStage(base, tiny_model.model_copy(update={"item_rank": 3}), n_items=5)
+    names = [name for name in trainable_parameters(model) if name.startswith("residuals")]
+    assert names == ["residuals.factors.weight", "residuals.narrow.weight", "residuals.widen.weight"]
+    assert model.residuals is not None
+    with torch.no_grad():
+        assert not model.residuals.inputs(torch.arange(5)).any()
+        assert not model.residuals.outputs(torch.ones(1, model.width)).any()
 
 
 def test_renaming_the_items_renames_the_scores(world: World, fresh: BehaviourStage, batch: EventBatch) -> None:

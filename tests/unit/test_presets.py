@@ -14,7 +14,8 @@ from simulations.presets import declared_population, preset
 
 
 def configured(settings: dict[str, Any] | None = None, **sizes: Any) -> RunConfig:
-    given_sizes: dict[str, Any] = {"users": 940, "partners": 4, "seed": 5, "marketplace": False, "rating_max": 5.0}
+    given_sizes: dict[str, Any] = {"users": 940, "items": 300, "partners": 4, "seed": 5}
+    given_sizes |= {"marketplace": False, "rating_max": 5.0}
     return preset(**{**given_sizes, **sizes}, settings=settings or {})
 
 
@@ -55,6 +56,13 @@ def test_every_mode_has_a_recipe(mode: str) -> None:
     config = configured({"privacy": {"mode": mode}})
     assert config.privacy.mode == mode
     assert (config.training.rounds > 50) == (mode == "none")
+
+
+def test_learned_items_are_for_catalogues_that_a_gradient_can_hold() -> None:
+    none = {"privacy": {"mode": "none"}}
+    assert configured(none, items=20_000).model.item_rank == 64
+    assert configured(none, items=20_001).model.item_rank == 0
+    assert configured(items=300).model.item_rank == 0  # under noise they cost noise
 
 
 def test_what_the_user_fixed_wins_and_the_rest_stays() -> None:

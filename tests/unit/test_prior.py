@@ -327,6 +327,19 @@ def test_scores_equal_a_plain_loop(scorer: PriorScorer) -> None:
             np.testing.assert_allclose(scores[b, t], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_training_sees_its_share_of_the_item_to_item_scores(share: float) -> None:
+    popularity, weights = np.arange(5, dtype=np.float32), np.eye(5, dtype=np.float32)[::-1].copy()
+    prior = CollaborativePrior(popularity, weights)
+    whole = PriorScorer(prior, PriorConfig(), torch.eye(5))
+    part = PriorScorer(prior, PriorConfig(training_share=share), torch.eye(5))
+    items = torch.tensor([[0, 2, 4], [1, 3, -1]])
+    alone = torch.from_numpy(popularity) * PriorConfig().popularity_weight
+    expected = alone + share * (whole.all_positions(items) - alone)
+    torch.testing.assert_close(part.all_positions(items), expected)
+    torch.testing.assert_close(part.last_position(items), whole.last_position(items))  # ranking has all of it
+
+
 def test_the_last_position_is_all_positions_at_the_newest_event(scorer: PriorScorer) -> None:
     everywhere, last = scorer.all_positions(ITEMS), scorer.last_position(ITEMS)
     torch.testing.assert_close(last, torch.stack([everywhere[b, t] for b, t in enumerate(newest(ITEMS))]))

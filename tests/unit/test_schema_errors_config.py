@@ -172,6 +172,8 @@ def test_a_configuration_survives_json() -> None:
         ({"federation": {"partners": 4, "quorum": 3}, "privacy": {"colluders": 2}}, "quorum=3 must be above half"),
         ({"federation": {"secure_sum": "perhaps"}}, "federation.secure_sum"),
         ({"training": {"local_steps": 2}}, "needs privacy.mode=local"),
+        ({"training": {"dropout": 0.1}}, "training.dropout needs privacy.mode=none"),
+        ({"training": {"dropout": 0.1}, "privacy": {"mode": "local"}}, "training.dropout needs privacy.mode=none"),
         ({"simulation": False}, "seed is only allowed in simulations"),
         (
             {"simulation": False, "seed": None, "privacy": {"mode": "none"}},

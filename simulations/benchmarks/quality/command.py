@@ -27,6 +27,10 @@ def quality(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Overrides the federated preset: section.key=value.")
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(help="Choose the federated model's rounds and prior, without privacy, as baselines are."),
+    ] = True,
     cache: Annotated[Path | None, typer.Option(help="Folder of finished cells; by default in VEILREC_HOME.")] = None,
     write: Annotated[Path | None, typer.Option(help="Markdown file to write; plots go to figures/ beside it.")] = None,
     only_cached: Annotated[bool, typer.Option("--only-cached", help="Measure nothing; show what is there.")] = False,
@@ -54,6 +58,7 @@ def quality(
         users=users,
         items=items,
         settings=settings_of(set_ or []),
+        tuned=tune,
     )
     outcome = run_study(study, Cache(cache or options.default_cache()), only_cached=only_cached, tell=_tell)
     if write is not None:

@@ -64,6 +64,7 @@ class Dataset:
         tree = {**settings, "privacy": {**settings.get("privacy", {}), **asked}}
         return preset(
             users=self.users,
+            items=self.raw.items.height,
             partners=cell.partners,
             seed=cell.seed,
             marketplace=self.given,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from client.agent import agent_for
 from client.app import app as client_app
@@ -20,6 +21,7 @@ from simulations.evaluation import Scorer
 from simulations.federation import InProcessGrid
 from simulations.partition import Method
 from simulations.results import model_scorer, parts_of
+from simulations.segments import ScorerOver
 from simulations.simulate import alone_config
 from simulations.workspace import Workspace, prepare
 
@@ -41,26 +43,23 @@ def run_cell(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> dict
     dict of str to Measured
         Under `FEDERATED` and `PRIOR_ONLY`.
     """
-    workspace = _workspace(cell, data, folder / "partners")
-    release = _trained(config, workspace, range(workspace.partners), workspace.root, folder)
+    workspace = workspace_of(cell, data, folder / "partners")
+    release = trained(config, workspace, range(workspace.partners), workspace.root, folder)
     parts = parts_of(workspace, config)
 
     def ranked(prior_only: bool) -> Measured:
-        def scorer(partner: int, histories: Histories) -> Scorer:
-            return model_scorer(release, workspace.learner(partner), histories, prior_only=prior_only)
-
-        return measure(scorer, parts, len(workspace.catalogue))
+        return measure(scored_by(release, workspace, prior_only=prior_only), parts, len(workspace.catalogue))
 
     return {FEDERATED: ranked(False), PRIOR_ONLY: ranked(True)}
 
 
 def run_alone(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> Measured:
     """Train at every partner by itself, under `simulations.simulate.alone_config`; each ranks for its own users."""
-    workspace = _workspace(cell, data, folder / "partners")
+    workspace = workspace_of(cell, data, folder / "partners")
     alone, releases = alone_config(config, workspace.partners), []
     for k in range(workspace.partners):
         at = folder / "alone" / f"partner-{k:03d}"
-        releases.append(_trained(alone, workspace, [k], workspace.alone(k, at / "partners"), at))
+        releases.append(trained(alone, workspace, [k], workspace.alone(k, at / "partners"), at))
 
     def scorer(partner: int, histories: Histories) -> Scorer:
         return model_scorer(releases[partner], workspace.learner(partner), histories)
@@ -68,13 +67,25 @@ def run_alone(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> Mea
     return measure(scorer, parts_of(workspace, config), len(workspace.catalogue))
 
 
-def _trained(config: RunConfig, workspace: Workspace, partners: Sequence[int], home: Path, out: Path) -> Release:
+def scored_by(release: Release, workspace: Workspace, *, prior_only: bool = False) -> ScorerOver:
+    """Every partner ranks with the release."""
+
+    def scorer(partner: int, histories: Histories) -> Scorer:
+        return model_scorer(release, workspace.learner(partner), histories, prior_only=prior_only)
+
+    return scorer
+
+
+def trained(config: RunConfig, workspace: Workspace, partners: Sequence[int], home: Path, out: Path) -> Release:
+    """The release of a run over some of the partners; one that was cut off goes on."""
     agent_for.cache_clear()  # agents of the cell before hold its data
     run_federation(InProcessGrid(client_app, partners, home), config, workspace.catalogue, out, home)
     return load_release(out / "adapter")
 
 
-def _workspace(cell: Cell, data: Dataset, root: Path) -> Workspace:
+def workspace_of(
+    cell: Cell, data: Dataset, root: Path, *, which: Literal["last", "last_but_one"] = "last"
+) -> Workspace:
     """The partners' folders: those of a run that was cut off if they are whole, or else new ones."""
     try:
         workspace = Workspace.open(root)
@@ -82,7 +93,7 @@ def _workspace(cell: Cell, data: Dataset, root: Path) -> Workspace:
             return workspace
     except DataError:
         pass
-    shutil.rmtree(root.parent)  # a run over half a federation has nothing to go on from
-    root.parent.mkdir()
+    shutil.rmtree(root.parent, ignore_errors=True)  # a run over half a federation has nothing to go on from
+    root.parent.mkdir(parents=True)
     method: Method = "given" if data.given else cell.partition  # type: ignore[assignment]
-    return prepare(data.raw, data.spread(method, cell.partners, cell.seed), root, seed=cell.seed)
+    return prepare(data.raw, data.spread(method, cell.partners, cell.seed), root, seed=cell.seed, which=which)

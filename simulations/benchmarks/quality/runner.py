@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shared.config import RunConfig
 from shared.errors import ConfigError
 from simulations.baselines.methods import METHODS
 from simulations.benchmarks.quality.cache import Cache, Result
 from simulations.benchmarks.quality.canary import Canary, check_evaluator
 from simulations.benchmarks.quality.central import Central
+from simulations.benchmarks.quality.choosing import PRIORS, ROUNDS, choose, tuning_cell
 from simulations.benchmarks.quality.dataset import Dataset, open_dataset
 from simulations.benchmarks.quality.federated import run_alone, run_cell
 from simulations.benchmarks.quality.study import ALONE, FROM_A_RUN, Cell, Study
 from simulations.evaluation import evaluate, hold_out
+from simulations.presets import merged
 
 Tell = Callable[[str], None]
 
@@ -99,6 +103,8 @@ class _Bench:
 
     def results(self, cells: list[Cell], only_cached: bool, tell: Tell) -> Iterator[Result]:
         for number, cell in enumerate(cells, 1):
+            if not only_cached:
+                self._choose(cell, tell)
             found = self._cache.get(self._key(cell))
             if found is None and not only_cached:
                 tell(f"{number} of {len(cells)}: {cell}")
@@ -109,13 +115,41 @@ class _Bench:
             if found is not None:
                 yield found
 
+    def _choose(self, cell: Cell, tell: Tell) -> None:
+        """Tune the federated model if that is asked for and not done."""
+        if not self._tunes(cell) or self._note(cell) is not None:
+            return
+        tell(f"tuning on the last but one: {tuning_cell(cell)}")
+        key, began = self._tuning_key(cell), time.monotonic()
+        with self._cache.workplace(key) as folder:
+            self._cache.put_note(key, choose(tuning_cell(cell), self._data, self._study.settings, folder))
+            shutil.rmtree(folder)
+        tell(f"tuned in {time.monotonic() - began:.0f} s: {json.dumps(self._note(cell))}")
+
+    def _tunes(self, cell: Cell) -> bool:
+        return self._study.tuned and cell.epsilon is None and cell.method not in METHODS
+
+    def _note(self, cell: Cell) -> Mapping[str, Any] | None:
+        return self._cache.note(self._tuning_key(cell))
+
+    def _tuning_key(self, cell: Cell) -> str:
+        tuning = tuning_cell(cell)
+        config = self._data.config(tuning, self._study.settings).model_dump(mode="json")
+        grid = [dict(one) for one in (*ROUNDS, *PRIORS)]
+        decides = {"cell": asdict(tuning), "data": self._data.digest, "config": config, "grid": grid}
+        return self._cache.key("tuning", decides)
+
+    def _config(self, cell: Cell) -> RunConfig:
+        chosen = self._note(cell) if self._tunes(cell) else None
+        return self._data.config(cell, merged(chosen or {}, self._study.settings))
+
     def _key(self, cell: Cell) -> str:
         return self._cache.key("cell", self._decides(cell))
 
     def _decides(self, cell: Cell) -> Mapping[str, Any]:
         if cell.method in METHODS:
             return self._central.decides(cell)
-        config = self._data.config(cell, self._study.settings).model_dump(mode="json")
+        config = self._config(cell).model_dump(mode="json")
         return {"cell": asdict(cell), "data": self._data.digest, "config": config}
 
     def _run(self, cell: Cell) -> None:
@@ -124,7 +158,7 @@ class _Bench:
             found, settings = self._central.run_cell(cell)
             self._cache.put(self._key(cell), cell, found, settings, time.monotonic() - began)
             return
-        config = self._data.config(cell, self._study.settings)
+        config = self._config(cell)
         with self._cache.workplace(self._key(cell)) as folder:
             if cell.method == ALONE:
                 ranked = {ALONE: run_alone(cell, self._data, config, folder)}

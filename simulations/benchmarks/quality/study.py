@@ -77,6 +77,8 @@ class Study:
         Size of the marketplace; its shop is that of seed 0 for all seeds.
     settings : mapping
         Overrides of the federated model's preset, a tree with the keys of `RunConfig`.
+    tuned : bool
+        Whether the federated model's settings without privacy are chosen, as those of the baselines always are.
 
     Raises
     ------
@@ -94,6 +96,7 @@ class Study:
     users: int = 6000
     items: int = 300
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tuned: bool = True
 
     def __post_init__(self) -> None:
         for name in ("data", "methods", "partitions", "epsilons"):
@@ -149,6 +152,8 @@ class Study:
             inner = values.items() if isinstance(values, Mapping) else []
             for key, value in sorted(inner):
                 words += ["--set", f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        if not self.tuned:
+            words.append("--no-tune")
         return shlex.join(words)
 
 
