@@ -1,10 +1,10 @@
 """The second moments of histories that the collaborative prior is made from: one clipped sum.
 
-Every user adds ``[w G_u, sqrt(1 - w^2) B_u]`` with ``G_u = y y^T`` (y: the user's distinct
-items, scaled to norm 1) and ``B_u = sum_p phi_p e_p^T / sqrt(m)`` over the user's m newest first
+Under noise every user adds ``G_u = y y^T`` (y: the user's distinct items, weighted by recency and scaled to norm 1).
+Without it ``[w G_u, sqrt(1 - w^2) B_u]``, with ``B_u = sum_p phi_p e_p^T / sqrt(m)`` over the user's m newest first
 meetings p, phi_p the decayed items before p, scaled to norm 1. Where that is too much, the user adds
-``[sqrt(1 - v^2) y, v y y^T S]`` with public signs S, or y alone. See `shared.model.prior` for which, and
-for what becomes of the sum.
+``[sqrt(1 - v^2) y, v y y^T S]`` with public signs S, or y alone, without
+weights. See `shared.model.prior` for which, and for what becomes of the sum.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def clipped_statistics(
     if kind == "popularity":
         values = popularity_votes(histories, n_items)
     elif kind == "sketch":
-        values = _sketched(_incidence(histories, n_items))
+        values = _sketched(_incidence(histories, n_items, config.history_decay))
     else:
-        G, B = cooccurrences(histories, n_items), next_item_moments(histories, n_items, config)
-        values = np.concatenate(
-            [COOCCURRENCE_WEIGHT * pack_symmetric(G), math.sqrt(1 - COOCCURRENCE_WEIGHT**2) * B.ravel()]
-        )
+        values = pack_symmetric(cooccurrences(histories, n_items, config.history_decay))
+        if kind == "hybrid":
+            B = next_item_moments(histories, n_items, config)
+            values = np.concatenate([COOCCURRENCE_WEIGHT * values, math.sqrt(1 - COOCCURRENCE_WEIGHT**2) * B.ravel()])
     if len(values) != statistics_size(kind, n_items):
         raise AssertionError(f"statistics of kind {kind} have another size than declared")
     return ClippedSum(clip_norm * values, clip_norm)
@@ -68,9 +68,9 @@ def popularity_votes(histories: Histories, n_items: int) -> NDArray[np.float64]:
     return votes
 
 
-def cooccurrences(histories: Histories, n_items: int) -> NDArray[np.float64]:
+def cooccurrences(histories: Histories, n_items: int, decay: float = 1.0) -> NDArray[np.float64]:
     """``sum_u y y^T``, shape (I, I)."""
-    y = _incidence(histories, n_items)
+    y = _incidence(histories, n_items, decay)
     gram: NDArray[np.float64] = (y.T @ y).toarray()
     return gram
 
@@ -137,11 +137,14 @@ def _targets(
     return found[left < most]
 
 
-def _incidence(histories: Histories, n_items: int) -> sparse.csr_matrix:
-    """Users' distinct items as rows of norm 1, shape (U, I)."""
-    columns = [np.unique(history.items) for history in histories]
-    counts = np.array([len(c) for c in columns], dtype=np.int64)
-    values = np.repeat(1.0 / np.sqrt(np.maximum(counts, 1)), counts)
-    rows = np.repeat(np.arange(len(columns)), counts)
-    flat = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
-    return sparse.csr_matrix((values, (rows, flat)), shape=(len(columns), n_items))
+def _incidence(histories: Histories, n_items: int, decay: float = 1.0) -> sparse.csr_matrix:
+    """Users' distinct items as rows of norm 1, shape (U, I): each weighs ``decay^age`` by the newest event with it."""
+    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    age = np.repeat(histories.offsets[1:], histories.lengths) - 1 - np.arange(len(user))
+    # np.unique keeps the first of equals: read from the newest event back, that is the newest.
+    newest = len(user) - 1 - np.unique((user * n_items + histories.items)[::-1], return_index=True)[1]
+    # No user's newest item has weight 0, however small the decay.
+    weights = decay ** age[newest].astype(np.float64)
+    y = sparse.csr_matrix((weights, (user[newest], histories.items[newest])), shape=(len(histories), n_items))
+    norms = np.sqrt(np.asarray(y.multiply(y).sum(axis=1)).ravel())
+    return sparse.diags(1.0 / np.where(norms > 0, norms, 1.0)).dot(y).tocsr()

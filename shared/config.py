@@ -86,14 +86,17 @@ class PriorConfig(_Tree):
     Attributes
     ----------
     kind : str
-        ``hybrid`` (EASE and next-item ridge; where a federation's public size does not allow it, what
-        `shared.model.prior.effective_kind` says), ``popularity`` alone or ``none``.
+        ``hybrid`` (EASE and, without noise, next-item ridge; where a federation's public size does not allow it,
+        what `shared.model.prior.effective_kind` says), ``popularity`` alone or ``none``.
     max_items : int
         Catalogues above this size sum a sketch: the whole matrix grows with the square of the items.
     epsilon_share : float
         The part of epsilon that the sum may spend alone; the rounds get what is left.
     decay : float
-        Weight of an event by its age in events: what happened last tells most of what comes next.
+        Weight of an event by its age in events, when ranking and in what is learned of next items: what happened last
+        tells most of what comes next.
+    history_decay : float
+        The same of an item in a user's part of the co-occurrences.
     max_targets : int
         The newest events of a user that count as next items.
     ease_ridge, next_ridge : float
@@ -111,6 +114,7 @@ class PriorConfig(_Tree):
     max_items: Positive = 3000
     epsilon_share: Share = 0.8
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    history_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_targets: Positive = 20
     ease_ridge: Annotated[float, Field(gt=0)] = 20.0
     next_ridge: Annotated[float, Field(gt=0)] = 20.0

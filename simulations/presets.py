@@ -15,6 +15,8 @@ from shared.errors import ConfigError
 ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
 """Width of learned item vectors, and the largest catalogue that has them: every user's gradient holds all of them."""
 
+MANY_USERS = 20_000
+
 
 def declared_population(users: int) -> int:
     """N0 of a simulation: the number of users to one significant digit and a half (10, 15, 20, ...)."""
@@ -48,7 +50,7 @@ def preset(
         "simulation": True,
         "federation": {"partners": partners},
         "privacy": {"population": declared_population(users), "partners_per_user": 2 if marketplace else 1},
-        "prior": {"decay": 0.5 if marketplace else 0.9},
+        "prior": {"decay": 0.5 if marketplace else 0.9, "history_decay": _history_decay(users)},
         "model": {"rating_max": rating_max},
     }
     try:
@@ -82,6 +84,11 @@ def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             tree.setdefault(section, {})[key] = value
     return tree
+
+
+def _history_decay(users: int) -> float:
+    """Recency makes less of a user's entries larger: with many users it ranks better, with few it is noisier."""
+    return 0.95 if users >= MANY_USERS else 1.0
 
 
 def _recipe(mode: str, users: int, items: int) -> dict[str, Any]:

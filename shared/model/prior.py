@@ -1,16 +1,18 @@
 """The collaborative prior: closed forms of one noisy sum. No torch: the relay on a partner's premises imports this.
 
-Two second moments of the users' histories are summed privately (`client.statistics`):
-``G = sum_u y y^T`` with y the user's items scaled to norm 1, and ``B = sum_u sum_p phi_p e_p^T / sqrt(m)``
-with phi_p the decayed items before the p-th of m targets. From them, with no further privacy cost:
+Second moments of the users' histories are summed privately (`client.statistics`): ``G = sum_u y y^T`` with y the
+user's items, weighted by recency and scaled to norm 1; and, where there is no noise,
+``B = sum_u sum_p phi_p e_p^T / sqrt(m)`` with phi_p the decayed items before the p-th of m targets. From them, with no
+further privacy cost:
 
 - popularity: the diagonal of G;
 - EASE (Steck, WWW 2019): ``P = (G + l I)^-1``, ``E = I - P / diag(P)``;
 - next-item ridge (as linear session models, e.g. SLIST, WWW 2021): ``N = (G + l' I)^-1 B``.
 
-Both are item-to-item weights, so their sum, each scaled to root mean square 1, is one matrix. A user is the sum
-of the rows of the user's items, weighted by ``decay^age``: weighting EASE by recency too, at ranking time only,
-is worth as much as everything else here (docs/adr/0002-collaborative-prior.md).
+Both are item-to-item weights, so their sum, each scaled to root mean square 1, is one matrix. Under noise all of the
+sensitivity is G's: halved, it ranks worse than what B adds (docs/adr/0013-cooccurrences-alone-under-noise.md).
+A user is the sum of the rows of the user's items, weighted by ``decay^age``: weighting EASE by recency too, when
+ranking, is worth as much as everything else here (docs/adr/0002-collaborative-prior.md).
 
 Two kinds of federation cannot afford the square of the catalogue (docs/adr/0008-prior-by-public-size.md):
 
@@ -56,21 +58,23 @@ POPULARITY_NEED = 15.0
 
 
 def statistics_size(kind: str, n_items: int) -> int:
-    """Length of the summed vector: popularity; and ``G S``; or the symmetric G packed, then B."""
+    """Length of the summed vector: popularity; and ``G S``; or the symmetric G packed, and B after it if hybrid."""
     if kind == "none":
         return 0
     if kind == "popularity":
         return n_items
     if kind == "sketch":
         return n_items * (1 + SKETCH_RANK)
-    return n_items * (n_items + 1) // 2 + n_items * n_items
+    packed = n_items * (n_items + 1) // 2
+    return packed if kind == "ease" else packed + n_items * n_items
 
 
 def effective_kind(config: PriorConfig, plan: PrivacyPlan, n_items: int) -> str:
-    """What a federation of this public size sums: ``hybrid`` may become ``sketch`` or ``popularity``."""
+    """What a federation of this public size sums: ``hybrid`` may become ``ease``, ``sketch`` or ``popularity``."""
     if config.kind != "hybrid":
         return config.kind
-    kind = "sketch" if n_items > config.max_items else "hybrid"
+    exact = "hybrid" if plan.mode == "none" else "ease"
+    kind = "sketch" if n_items > config.max_items else exact
     size = statistics_size(kind, n_items)
     if plan.mode == "none":
         return kind if size <= LARGEST_VECTOR else "popularity"
@@ -89,7 +93,11 @@ def noise_edge(kind: str, n_items: int, noise_stddev: float) -> float:
     """
     if kind == "sketch":
         return noise_stddev / SKETCH_WEIGHT * (math.sqrt(n_items) + math.sqrt(SKETCH_RANK))
-    return math.sqrt(2.0) * noise_stddev / COOCCURRENCE_WEIGHT * math.sqrt(n_items)
+    return math.sqrt(2.0) * noise_stddev / _cooccurrence_weight(kind) * math.sqrt(n_items)
+
+
+def _cooccurrence_weight(kind: str) -> float:
+    return 1.0 if kind == "ease" else COOCCURRENCE_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,7 @@ def solve(
 
     Parameters
     ----------
-    kind : {"hybrid", "sketch", "popularity", "none"}
+    kind : {"hybrid", "ease", "sketch", "popularity", "none"}
         See `effective_kind`.
     total : (statistics_size(kind, n_items),)
     noise_stddev : float
@@ -220,17 +228,18 @@ def solve(
         factors = _sketched_ease(sketch.reshape(n_items, -1), config.ease_ridge, edge)
         return CollaborativePrior(share * _log_popularity(mass, stddev), *factors, unseen=_unseen(mass))
     packed = n_items * (n_items + 1) // 2
-    G = unpack_symmetric(total[:packed], n_items) / COOCCURRENCE_WEIGHT
-    B = total[packed:].reshape(n_items, n_items) / math.sqrt(1 - COOCCURRENCE_WEIGHT**2)
+    weight = _cooccurrence_weight(kind)
+    G = unpack_symmetric(total[:packed], n_items) / weight
     inverse = np.linalg.inv(G + (config.ease_ridge + 2.0 * edge) * np.eye(n_items))
     ease = -inverse / np.diag(inverse)
     np.fill_diagonal(ease, 0.0)
     weights = ease / _root_mean_square(ease)
-    if config.next_weight:
+    if kind == "hybrid" and config.next_weight:
+        B = total[packed:].reshape(n_items, n_items) / math.sqrt(1 - weight**2)
         next_item = np.linalg.solve(G + (config.next_ridge + 4.0 * edge) * np.eye(n_items), B)
         weights += config.next_weight * next_item / _root_mean_square(next_item)
-    mass, stddev = np.diag(G), noise_stddev / COOCCURRENCE_WEIGHT
-    popularity = share * _log_popularity(mass, stddev)
+    mass = np.diag(G)
+    popularity = share * _log_popularity(mass, noise_stddev / weight)
     return CollaborativePrior(popularity, weights.astype(np.float32), unseen=_unseen(mass))
 
 

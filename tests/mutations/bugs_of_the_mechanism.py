@@ -107,8 +107,8 @@ MECHANISM = (
     Mutation(
         "clip at C instead of C / k",
         "client/learner.py",
-        "logits, plan.partner_clip_norm, bf16=bf16)",
-        "logits, plan.clip_norm, bf16=bf16)",
+        "logits, plan.partner_clip_norm, bf16=bf16\n",
+        "logits, plan.clip_norm, bf16=bf16\n",
         (CLIPPING + "test_a_user_at_k_partners_moves_the_sum_by_no_more_than_c",),
     ),
     Mutation(
@@ -121,8 +121,8 @@ MECHANISM = (
     Mutation(
         "prior not clipped",
         "client/statistics.py",
-        "values = np.repeat(1.0 / np.sqrt(np.maximum(counts, 1)), counts)",
-        "values = np.ones(int(counts.sum()))",
+        "norms = np.sqrt(np.asarray(y.multiply(y).sum(axis=1)).ravel())\n    return sparse.diags(1.0 / np.where",
+        "norms = np.ones(y.shape[0])\n    return sparse.diags(1.0 / np.where",
         (CLIPPING + "test_the_statistics_of_a_user_are_clipped_however_many_events_they_have",),
     ),
     Mutation(
@@ -240,10 +240,17 @@ MECHANISM = (
         (ROUNDS + "test_coarse_floats_under_noise_need_users_that_stand_alone",),
     ),
     Mutation(
+        "dropout under the noise",
+        "shared/config.py",
+        'if self.training.dropout and priv.mode != "none":',
+        "if False:",
+        ("unit/test_schema_errors_config.py::test_a_wrong_key_or_value_is_named",),
+    ),
+    Mutation(
         "an adaptive clip norm",
         "client/learner.py",
-        "logits, plan.partner_clip_norm, bf16=bf16)",
-        "logits, plan.partner_clip_norm / order.round, bf16=bf16)",
+        "logits, plan.partner_clip_norm, bf16=bf16\n",
+        "logits, plan.partner_clip_norm / order.round, bf16=bf16\n",
         (ROUNDS + "test_the_clip_norm_is_a_constant_of_the_plan",),
     ),
 )

@@ -86,7 +86,7 @@ def test_a_sum_is_a_sum_and_not_divided_by_how_many_took_part(world: World, make
 
 
 @pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("kind", ["popularity", "hybrid"])
+@pytest.mark.parametrize("kind", ["popularity", "hybrid", "ease"])
 def test_the_statistics_of_a_user_are_clipped_however_many_events_they_have(
     histories_of: HistoriesOf, kind: str, k: int
 ) -> None:

@@ -33,7 +33,9 @@ short = st.lists(item, min_size=1, max_size=12)
 repeated = st.builds(lambda pattern, times, tail: pattern * times + tail, short, st.integers(1, 30), short)
 history = short | repeated
 crowd = st.lists(history, max_size=5)
-priors = st.builds(PriorConfig, decay=st.floats(0.01, 1.0), max_targets=st.integers(1, 60))
+priors = st.builds(
+    PriorConfig, decay=st.floats(0.01, 1.0), history_decay=st.floats(0.01, 1.0), max_targets=st.integers(1, 60)
+)
 calm = settings(deadline=None)
 
 
@@ -43,7 +45,7 @@ calm = settings(deadline=None)
     user=history,
     place=st.integers(0, 5),
     prior=priors,
-    kind=st.sampled_from(["hybrid", "popularity"]),
+    kind=st.sampled_from(["hybrid", "ease", "sketch", "popularity"]),
     clip_norm=st.sampled_from([1.0, 0.5, 1 / 3]),
 )
 def test_adding_a_user_moves_the_statistics_by_at_most_the_clip_norm(

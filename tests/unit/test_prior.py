@@ -93,7 +93,9 @@ def test_packing_quiets_the_noise_off_the_diagonal() -> None:
     assert np.abs(np.linalg.eigvalsh(noise)).max() == pytest.approx(math.sqrt(2 * 200), rel=0.1)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("none", 0), ("popularity", 5), ("hybrid", 15 + 25), ("sketch", 5 * 257)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("none", 0), ("popularity", 5), ("ease", 15), ("hybrid", 15 + 25), ("sketch", 5 * 257)]
+)
 def test_the_size_of_the_sum_is_public(kind: str, size: int) -> None:
     assert statistics_size(kind, 5) == size
 
@@ -112,8 +114,16 @@ def test_a_large_catalogue_is_sketched() -> None:
     assert effective_kind(PriorConfig(kind="none"), build_plan(RunConfig(privacy={"population": 9})), 5) == "none"
 
 
+def test_noise_is_for_the_cooccurrences_alone(crowd: Histories, total: NDArray[np.float64]) -> None:
+    assert kind_of(100, epsilon=8) == "ease"
+    alone = clipped_statistics(crowd, N, CONFIG, "ease", clip_norm=1.0).values
+    np.testing.assert_allclose(alone * math.sqrt(0.5), total[: len(alone)], atol=1e-12)
+    without_next = solve("hybrid", total, N, 0.0, config=PriorConfig(next_weight=0.0))
+    np.testing.assert_allclose(weights(solve("ease", alone, N, 0.0)), weights(without_next), rtol=1e-4, atol=1e-6)
+
+
 def test_few_users_for_the_noise_sum_popularity_alone() -> None:
-    assert kind_of(100, epsilon=1) == "hybrid"
+    assert kind_of(100, epsilon=1) == "ease"
     assert kind_of(100, epsilon=1, population=100) == "popularity"
     assert kind_of(100, epsilon=1, population=100, mode="none") == "hybrid"
     assert kind_of(10_000, epsilon=1, population=1000) == "popularity"
@@ -247,7 +257,7 @@ def test_a_prior_whose_parts_do_not_fit_is_refused(wrong: CollaborativePrior) ->
         wrong.check(3)
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "sketch", "popularity"])
+@pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch", "popularity"])
 def test_noise_below_zero_gives_finite_priors(kind: str) -> None:
     noise = np.random.default_rng(0).normal(size=statistics_size(kind, N)) * 5
     prior = solve(kind, noise, N, 5.0)
@@ -267,10 +277,10 @@ def test_more_noise_means_more_ridge(monkeypatch: pytest.MonkeyPatch, total: NDA
 
     monkeypatch.setattr(np.linalg, "inv", watched)
     for noise in (0.0, 0.1, 1.0, 10.0):
-        solve("hybrid", total, N, noise)
+        solve("ease", total[: statistics_size("ease", N)], N, noise)
     assert ridges == sorted(ridges) and len(set(ridges)) == 4
-    # sigma of G is noise / w; the ridge grows by twice the edge of its spectrum.
-    assert (ridges[3] - ridges[0]) / N == pytest.approx(2 * math.sqrt(2 * N) * 10.0 / math.sqrt(0.5))
+    # The ridge grows by twice the edge of the noise's spectrum.
+    assert (ridges[3] - ridges[0]) / N == pytest.approx(2 * math.sqrt(2 * N) * 10.0)
 
 
 def test_popularity_flattens_under_noise() -> None:

@@ -37,7 +37,7 @@ HOSTILE: dict[str, list[int]] = {
 """Histories that try to count for more than one user."""
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "sketch", "popularity"])
+@pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch", "popularity"])
 def test_the_sum_has_the_declared_size(histories_of: HistoriesOf, kind: str) -> None:
     clipped = clipped_statistics(histories_of([[0, 1]]), N, CONFIG, kind, clip_norm=1.0)
     assert clipped.values.shape == (statistics_size(kind, N),)
@@ -45,7 +45,7 @@ def test_the_sum_has_the_declared_size(histories_of: HistoriesOf, kind: str) -> 
 
 
 def test_a_partner_without_users_sends_zeros(histories_of: HistoriesOf) -> None:
-    for kind in ("hybrid", "sketch", "popularity"):
+    for kind in ("hybrid", "ease", "sketch", "popularity"):
         assert not clipped_statistics(histories_of([]), N, CONFIG, kind, clip_norm=1.0).values.any()
 
 
@@ -75,6 +75,13 @@ def test_cooccurrences_are_the_sum_of_outer_products(histories_of: HistoriesOf) 
     expected[:2, :2] += 1 / 2
     expected[1:4, 1:4] += 1 / 3
     np.testing.assert_allclose(G, expected, atol=1e-15)
+
+
+def test_cooccurrences_weigh_an_item_by_its_newest_event(histories_of: HistoriesOf) -> None:
+    y = np.array([1.0, 0.5, 0.125, 0, 0, 0])[:N] / math.sqrt(1 + 0.25 + 0.125**2)  # ages 0, 1 and 3
+    np.testing.assert_allclose(cooccurrences(histories_of([[0, 2, 0, 1, 0]]), N, 0.5), np.outer(y, y), atol=1e-15)
+    # Whatever underflows: the newest event has weight 1.
+    assert np.trace(cooccurrences(histories_of([[0] * 900 + [1], [2]]), N, 0.1)) == pytest.approx(2.0)
 
 
 def test_next_item_moments_of_a_history_worked_by_hand(histories_of: HistoriesOf) -> None:
@@ -117,7 +124,7 @@ def check_sensitivity(values_of: Statistics, histories_of: HistoriesOf, clip_nor
 
 
 @pytest.mark.parametrize("clip_norm", [1.0, 0.5, 1 / 3])
-@pytest.mark.parametrize("kind", ["hybrid", "sketch", "popularity"])
+@pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch", "popularity"])
 def test_no_user_moves_the_sum_by_more_than_the_clip_norm(
     histories_of: HistoriesOf, kind: str, clip_norm: float
 ) -> None:
@@ -146,7 +153,7 @@ def without_scaling(histories: Histories, n_items: int, config: PriorConfig) -> 
     return total
 
 
-def every_event_counts(histories: Histories, n_items: int) -> NDArray[np.float64]:
+def every_event_counts(histories: Histories, n_items: int, decay: float) -> NDArray[np.float64]:
     """A planted bug: co-occurrences of events instead of distinct items."""
     total = np.zeros((n_items, n_items))
     for user in histories:
@@ -206,7 +213,7 @@ def test_a_sketch_that_is_not_clipped_is_caught(histories_of: HistoriesOf, monke
 
 def test_the_order_of_users_leaves_no_trace(histories_of: HistoriesOf) -> None:
     users = list(HOSTILE.values())
-    for kind in ("hybrid", "sketch", "popularity"):
+    for kind in ("hybrid", "ease", "sketch", "popularity"):
         there, back = (
             clipped_statistics(histories_of(some), N, CONFIG, kind, clip_norm=1.0).values
             for some in (users, users[::-1])
