@@ -122,14 +122,14 @@ class CollaborativePrior:
     unseen: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The arrays that are there, by name."""
+        """The arrays that are there, by name, in C order: safetensors writes memory as it lies."""
         named = {
             "popularity": self.popularity,
             "item_to_item": self.item_to_item,
             "widen": self.widen,
             "unseen": self.unseen,
         }
-        return {name: array for name, array in named.items() if array is not None}
+        return {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}
 
     def check(self, n_items: int) -> None:
         """Refuse a prior that is not finite, or not of a catalogue of `n_items`.

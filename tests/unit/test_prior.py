@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from client.statistics import clipped_statistics, cooccurrences, next_item_moments
 from shared.config import PriorConfig, RunConfig
@@ -335,6 +336,16 @@ def test_scores_equal_a_plain_loop(scorer: PriorScorer) -> None:
             x = np.sum([0.7**age * matrix[item] for item, age in known], axis=0)
             expected = 0.2 * popularity + 0.6 * np.arcsinh(3 * (x - x.mean()) / x.std())
             np.testing.assert_allclose(scores[b, t], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch", "popularity"])
+def test_a_prior_survives_safetensors(crowd: Histories, kind: str) -> None:
+    """A matrix in Fortran's order comes back from it with its entries out of place, and nobody says so."""
+    prior = solve(kind, clipped_statistics(crowd, N, CONFIG, kind, clip_norm=1.0).values, N, 0.0)
+    assert all(array.flags.c_contiguous for array in prior.arrays().values())
+    back = load(save(prior.arrays()))
+    for name in back:
+        np.testing.assert_array_equal(back[name], getattr(prior, name), err_msg=name)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
