@@ -112,7 +112,7 @@ class UserGradients:
         trained parameters, and is left out if not finite. One more user also regroups the batches, and
         float32 rounds a row a little differently in another batch (1e-5 C over 257 users, measured): users
         are clipped to ``clip_norm (1 - ROUNDING_SLACK)``, which leaves room for that. It does not leave
-        room for `bf16`, whose rounding is a thousand times coarser: only for sums without noise.
+        room for `bf16`, whose rounding is a thousand times coarser: under noise only where `rows_stand_alone`.
         """
         total = torch.zeros(self.size, dtype=torch.float64)
         loss, users = 0.0, 0

@@ -56,6 +56,21 @@ def test_the_best_rounds_then_the_best_prior_are_chosen(tmp_path: Path, monkeypa
     assert len(seen) == 2 + len(PRIORS)
 
 
+def test_of_equals_the_first_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def figure(release: object, workspace: object) -> float:
+        seen.append(release.config.training.rounds)  # type: ignore[attr-defined]
+        return 0.5
+
+    monkeypatch.setattr(choosing, "_ndcg", figure)
+    monkeypatch.setattr(choosing, "ROUNDS", ({"training": {"rounds": 1}}, {"training": {"rounds": 2}}))
+    data = open_dataset(str(shop_folder(tmp_path)), users=1, items=1, partners=3)
+    chosen = choose(tuning_cell(CELL), data, {**TINY, "training": {"sampling_rate": 0.5}}, tmp_path / "work")
+    assert chosen == {"training": {"rounds": 1}}
+    assert seen == [1, 2] + [1] * len(PRIORS)  # the prior is chosen beside the run that was
+
+
 def test_the_last_item_is_in_no_part_of_the_tuning(tmp_path: Path) -> None:
     import polars as pl
 

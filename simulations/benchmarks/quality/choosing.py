@@ -59,16 +59,15 @@ def choose(cell: Cell, data: Dataset, settings: Settings, folder: Path) -> Setti
     folder : Path
         For the runs, which go on where they were cut off.
     """
-    best, trials = None, []
+    runs, trials = [], []
     for number, tried in enumerate(_free(ROUNDS, settings)):
         config = data.config(cell, merged(tried, settings))
         workspace = workspace_of(cell, data, folder / str(number) / "partners", which="last_but_one")
         release = trained(config, workspace, range(workspace.partners), workspace.root, folder / str(number))
+        runs.append((workspace, release))
         trials.append(_Trial(tried, _ndcg(release, workspace)))
-        if trials[-1].ndcg >= max(trial.ndcg for trial in trials):
-            best = workspace, release, tried
-    assert best is not None
-    workspace, release, rounds = best
+    best = max(trials, key=lambda trial: trial.ndcg)
+    (workspace, release), rounds = runs[trials.index(best)], best.settings
     if not release.config.prior.training_share:
         for tried in _free(PRIORS, settings):
             both = merged(rounds, tried)
