@@ -3,7 +3,7 @@
 Under noise every user adds ``G_u = y y^T`` (y: the user's distinct items, weighted by recency and scaled to norm 1).
 Without it ``[w G_u, sqrt(1 - w^2) B_u]``, with ``B_u = sum_p phi_p e_p^T / sqrt(m)`` over the user's m newest first
 meetings p, phi_p the decayed items before p, scaled to norm 1. Where that is too much, the user adds
-``[sqrt(1 - v^2) y, v y y^T S]`` with public signs S, or y alone, without
+``[sqrt(1 - v^2) y, v y y^T S]`` with public signs S (without noise beside ``B_u^T S``), or y alone, without
 weights. See `shared.model.prior` for which, and for what becomes of the sum.
 """
 
@@ -37,17 +37,19 @@ def clipped_statistics(
     One user moves the sum by at most `clip_norm` in L2: ``|y y^T|_F = |y|^2 <= 1``, and since the m
     targets of a user are distinct items, the columns of B_u do not overlap and
     ``|B_u|_F^2 = sum_p |phi_p|^2 / m <= 1``. The packing keeps norms, and w^2 + (1 - w^2) = 1. In a sketch
-    ``y^T S`` is clipped to norm 1, so that ``|y y^T S|_F = |y| |y^T S| <= 1`` whatever the signs.
+    ``y^T S`` and every ``phi_p^T S`` are clipped to norm 1, so that ``|y y^T S|_F = |y| |y^T S| <= 1`` and
+    ``|B_u^T S|_F <= 1`` whatever the signs.
     """
     if kind == "popularity":
         values = popularity_votes(histories, n_items)
-    elif kind == "sketch":
+    elif kind in ("sketch", "hybrid_sketch"):
         values = _sketched(_incidence(histories, n_items, config.history_decay))
     else:
         values = pack_symmetric(cooccurrences(histories, n_items, config.history_decay))
-        if kind == "hybrid":
-            B = next_item_moments(histories, n_items, config)
-            values = np.concatenate([COOCCURRENCE_WEIGHT * values, math.sqrt(1 - COOCCURRENCE_WEIGHT**2) * B.ravel()])
+    if kind.startswith("hybrid"):
+        of = next_item_moments if kind == "hybrid" else sketched_next_items
+        B = of(histories, n_items, config).ravel()
+        values = np.concatenate([COOCCURRENCE_WEIGHT * values, math.sqrt(1 - COOCCURRENCE_WEIGHT**2) * B])
     if len(values) != statistics_size(kind, n_items):
         raise AssertionError(f"statistics of kind {kind} have another size than declared")
     return ClippedSum(clip_norm * values, clip_norm)
@@ -56,10 +58,15 @@ def clipped_statistics(
 def _sketched(y: sparse.csr_matrix) -> NDArray[np.float64]:
     """``sum_u [sqrt(1 - v^2) y, v y clip(y^T S)]``, flat; the clip is at norm 1."""
     n_items = y.shape[1]
-    seen = y @ sketch_signs(n_items)  # (U, r)
-    seen /= np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), 1.0)
+    seen = _clipped(y @ sketch_signs(n_items))  # (U, r)
     votes = np.asarray(y.sum(axis=0)).ravel()
     return np.concatenate([math.sqrt(1 - SKETCH_WEIGHT**2) * votes, SKETCH_WEIGHT * (y.T @ seen).ravel()])
+
+
+def _clipped(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of norm at most 1."""
+    norms: NDArray[np.float64] = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(norms, 1.0)
 
 
 def popularity_votes(histories: Histories, n_items: int) -> NDArray[np.float64]:
@@ -81,6 +88,16 @@ def next_item_moments(histories: Histories, n_items: int, config: PriorConfig) -
     for phi, items, m in next_item_rows(histories, n_items, decay=config.decay, most=config.max_targets):
         following = sparse.csr_matrix((1.0 / np.sqrt(m), (np.arange(len(items)), items)), shape=phi.shape)
         moments += (phi.T @ following).toarray()
+    return moments
+
+
+def sketched_next_items(histories: Histories, n_items: int, config: PriorConfig) -> NDArray[np.float64]:
+    """``sum_u sum_p e_p clip(phi_p^T S) / sqrt(m)``, shape (I, r); row = target."""
+    signs = sketch_signs(n_items)
+    moments = np.zeros_like(signs)
+    for phi, items, m in next_item_rows(histories, n_items, decay=config.decay, most=config.max_targets):
+        following = sparse.csr_matrix((1.0 / np.sqrt(m), (np.arange(len(items)), items)), shape=phi.shape)
+        moments += following.T @ _clipped(phi @ signs)
     return moments
 
 

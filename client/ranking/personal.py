@@ -28,7 +28,7 @@ from client.ranking.personal_files import Personal, damaged, keep, kept
 from client.statistics import clipped_statistics
 from shared.adapter import Release
 from shared.config import PriorConfig
-from shared.model.prior import CollaborativePrior, solve
+from shared.model.prior import CollaborativePrior, product_root_mean_square, root_mean_square, solve
 from shared.schema import Histories
 
 PERSONAL_FILE = "prior.safetensors"
@@ -115,7 +115,7 @@ def mixed(shared: CollaborativePrior, own: CollaborativePrior, weight: float, sh
 
 def own_prior(histories: Histories, n_items: int, config: PriorConfig) -> CollaborativePrior:
     """The closed forms of `shared.model.prior` over the exact sums of these users: no noise rules any of them out."""
-    kind = "hybrid" if n_items <= config.max_items else "sketch"
+    kind = "hybrid" if n_items <= config.max_items else "hybrid_sketch"
     sums = clipped_statistics(histories, n_items, config, kind, clip_norm=1.0)
     return solve(kind, sums.values, n_items, 0.0, config=config)
 
@@ -151,9 +151,8 @@ def _whole(prior: CollaborativePrior) -> NDArray[np.float32]:
 
 
 def _root_mean_square(prior: CollaborativePrior) -> float:
-    """Of item-to-item weights; of two factors without their product: ``|L R|_F^2 = sum (L^T L) * (R R^T)``."""
+    """Of item-to-item weights."""
     left, right = prior.item_to_item, prior.widen
     if left is None:
         raise AssertionError("a prior without item-to-item weights")
-    squares = np.square(left, dtype=np.float64) if right is None else (left.T @ left) * (right @ right.T)
-    return max(float(np.sqrt(squares.sum(dtype=np.float64)) / len(left)), 1e-12)
+    return root_mean_square(left) if right is None else product_root_mean_square(left, right)

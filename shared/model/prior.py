@@ -17,7 +17,7 @@ ranking, is worth as much as everything else here (docs/adr/0002-collaborative-p
 Two kinds of federation cannot afford the square of the catalogue (docs/adr/0008-prior-by-public-size.md):
 
 - many items: ``G`` is summed as its product with a public matrix of random signs, ``G S``, from which Nystroem's
-  method has its large eigenvectors; EASE needs no others. No next-item ridge;
+  method has its large eigenvectors; EASE needs no others, and next-item ridge, from ``B^T S``, fewer;
 - few users for the noise: the items' popularity ``sum_u y`` alone, of which a user's norm goes a long way.
 
 Which it is, the ridges, and the weight of popularity follow from public quantities: items, declared users, noise.
@@ -46,6 +46,8 @@ SKETCH_WEIGHT = math.sqrt(0.9)
 """The same of ``G S`` beside ``sum_u y``."""
 SKETCH_RANK = 256
 """Columns of S."""
+NEXT_RANK = 64
+"""Directions of G along which next items are read off ``B^T S``; more tell nothing more (docs/adr/0008)."""
 LEAST_USERS = 5.0
 """Declared users for each unit of noise in the matrix, below which popularity alone ranks better."""
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE, NEIGHBOUR_SHARE = 10, 0.1, 0.5
@@ -58,26 +60,27 @@ POPULARITY_NEED = 15.0
 
 
 def statistics_size(kind: str, n_items: int) -> int:
-    """Length of the summed vector: popularity; and ``G S``; or the symmetric G packed, and B after it if hybrid."""
+    """Length of the summed vector: popularity, and ``G S``, or the symmetric G packed; if hybrid, B's part after it."""
     if kind == "none":
         return 0
     if kind == "popularity":
         return n_items
-    if kind == "sketch":
-        return n_items * (1 + SKETCH_RANK)
+    if kind in ("sketch", "hybrid_sketch"):
+        return n_items * (1 + SKETCH_RANK * (2 if kind == "hybrid_sketch" else 1))
     packed = n_items * (n_items + 1) // 2
     return packed if kind == "ease" else packed + n_items * n_items
 
 
 def effective_kind(config: PriorConfig, plan: PrivacyPlan, n_items: int) -> str:
-    """What a federation of this public size sums: ``hybrid`` may become ``ease``, ``sketch`` or ``popularity``."""
+    """What a federation of this public size sums: ``hybrid``, or what it can afford of `solve`'s kinds."""
     if config.kind != "hybrid":
         return config.kind
-    exact = "hybrid" if plan.mode == "none" else "ease"
-    kind = "sketch" if n_items > config.max_items else exact
-    size = statistics_size(kind, n_items)
+    large = n_items > config.max_items
     if plan.mode == "none":
-        return kind if size <= LARGEST_VECTOR else "popularity"
+        kinds = ("hybrid_sketch", "sketch") if large else ("hybrid",)
+        return next((kind for kind in kinds if statistics_size(kind, n_items) <= LARGEST_VECTOR), "popularity")
+    kind = "sketch" if large else "ease"
+    size = statistics_size(kind, n_items)
     # In units of one user: every partner clips to 1 / k, so that the sum is multiplied by k.
     variance = plan.partners * plan.share_variance("prior", size)
     stddev = plan.step("prior") * plan.partners_per_user * math.sqrt(variance)
@@ -206,7 +209,7 @@ def solve(
 
     Parameters
     ----------
-    kind : {"hybrid", "ease", "sketch", "popularity", "none"}
+    kind : {"hybrid", "ease", "hybrid_sketch", "sketch", "popularity", "none"}
         See `effective_kind`.
     total : (statistics_size(kind, n_items),)
     noise_stddev : float
@@ -222,22 +225,19 @@ def solve(
         return CollaborativePrior(_log_popularity(total, noise_stddev))
     edge = noise_edge(kind, n_items, noise_stddev)
     share = float(np.clip(POPULARITY_NEED * edge / population, *POPULARITY_SHARES))
-    if kind == "sketch":
-        mass, sketch = total[:n_items] / math.sqrt(1 - SKETCH_WEIGHT**2), total[n_items:] / SKETCH_WEIGHT
-        stddev = noise_stddev / math.sqrt(1 - SKETCH_WEIGHT**2)
-        factors = _sketched_ease(sketch.reshape(n_items, -1), config.ease_ridge, edge)
-        return CollaborativePrior(share * _log_popularity(mass, stddev), *factors, unseen=_unseen(mass))
+    if kind in ("sketch", "hybrid_sketch"):
+        return _solve_sketch(total, n_items, noise_stddev, edge, share, config)
     packed = n_items * (n_items + 1) // 2
     weight = _cooccurrence_weight(kind)
     G = unpack_symmetric(total[:packed], n_items) / weight
     inverse = np.linalg.inv(G + (config.ease_ridge + 2.0 * edge) * np.eye(n_items))
     ease = -inverse / np.diag(inverse)
     np.fill_diagonal(ease, 0.0)
-    weights = ease / _root_mean_square(ease)
+    weights = ease / root_mean_square(ease)
     if kind == "hybrid" and config.next_weight:
         B = total[packed:].reshape(n_items, n_items) / math.sqrt(1 - weight**2)
         next_item = np.linalg.solve(G + (config.next_ridge + 4.0 * edge) * np.eye(n_items), B)
-        weights += config.next_weight * next_item / _root_mean_square(next_item)
+        weights += config.next_weight * next_item / root_mean_square(next_item)
     mass = np.diag(G)
     popularity = share * _log_popularity(mass, noise_stddev / weight)
     return CollaborativePrior(popularity, weights.astype(np.float32), unseen=_unseen(mass))
@@ -253,28 +253,68 @@ def sketch_signs(n_items: int) -> NDArray[np.float64]:
     return (2.0 * signs - 1.0) / math.sqrt(SKETCH_RANK)
 
 
-def _sketched_ease(
-    sketch: NDArray[np.float64], ridge: float, edge: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """EASE from ``G S``, as two factors (I, r) and (r, I) of its weights off the diagonal.
+def _solve_sketch(
+    total: NDArray[np.float64], n_items: int, noise_stddev: float, edge: float, share: float, config: PriorConfig
+) -> CollaborativePrior:
+    """EASE and, where the sum holds it, next-item ridge: side by side in two factors (I, r) and (r, I)."""
+    size = statistics_size("sketch", n_items)
+    hybrid = len(total) > size
+    weight = COOCCURRENCE_WEIGHT if hybrid else 1.0
+    mass = total[:n_items] / (weight * math.sqrt(1 - SKETCH_WEIGHT**2))
+    sketch = total[n_items:size].reshape(n_items, -1) / (weight * SKETCH_WEIGHT)
+    V, g = _spectrum(sketch, edge)
+    left, right = _ease_factors(V, g, config.ease_ridge + 2.0 * edge)
+    if hybrid and config.next_weight and len(g):
+        following = total[size:].reshape(n_items, -1) / math.sqrt(1 - weight**2)  # B^T S
+        rows, columns = _next_factors(V, g, following, config.next_ridge)
+        scale = config.next_weight * product_root_mean_square(left, right) / product_root_mean_square(rows, columns)
+        left, right = np.hstack([left, scale * rows]), np.vstack([right, columns])
+    stddev = noise_stddev / math.sqrt(1 - SKETCH_WEIGHT**2)
+    popularity = share * _log_popularity(mass, stddev)
+    return CollaborativePrior(popularity, left.astype(np.float32), right.astype(np.float32), _unseen(mass))
 
-    Nystroem (Williams and Seeger, 2000): ``G ~ Y (S^T Y)^+ Y^T`` with ``Y = G S``, in the stable form of Tropp et
-    al. (2017); then with ``G = V diag(g) V^T`` and ``k = g / (g + l)``, Woodbury's identity has
-    ``P = (I - V diag(k) V^T) / l``. The weight of an item for itself is not right: it is never used, since items of
-    the history are not ranked.
+
+def _spectrum(sketch: NDArray[np.float64], edge: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Large eigenvectors, shape (I, r), and eigenvalues of G from ``Y = G S``, largest first.
+
+    Nystroem (Williams and Seeger, 2000): ``G ~ Y (S^T Y)^+ Y^T``, in the stable form of Tropp et al. (2017).
     """
     core = sketch_signs(len(sketch)).T @ sketch
     values, vectors = np.linalg.eigh((core + core.T) / 2)
     kept = values > max(1e-10 * values[-1], 2.0 * edge)
     V, s, _ = np.linalg.svd(sketch @ (vectors[:, kept] / np.sqrt(values[kept])), full_matrices=False)
-    k = s**2 / (s**2 + ridge + 2.0 * edge)
-    left, diagonal = V * k, 1.0 - (V**2) @ k  # diagonal = l diag(P)
-    right = V.T / diagonal
-    return left.astype(np.float32), right.astype(np.float32)
+    return V, s**2
 
 
-def _root_mean_square(matrix: NDArray[np.floating[Any]]) -> float:
-    return max(float(np.sqrt(np.mean(matrix**2))), 1e-12)
+def _ease_factors(
+    V: NDArray[np.float64], g: NDArray[np.float64], ridge: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """EASE's weights off the diagonal: with ``k = g / (g + l)``, Woodbury's identity has ``l P = I - V diag(k) V^T``.
+
+    The weight of an item for itself is not right: it is never used, since items of the history are not ranked.
+    """
+    k = g / (g + ridge)
+    return V * k, V.T / (1.0 - (V**2) @ k)  # l diag(P)
+
+
+def _next_factors(
+    V: NDArray[np.float64], g: NDArray[np.float64], following: NDArray[np.float64], ridge: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``V diag(1 / (g + l)) (V^T B)`` over the largest directions; ``V^T B`` by least squares from ``S^T B``."""
+    V, g = V[:, :NEXT_RANK], g[:NEXT_RANK]
+    along = np.linalg.lstsq(sketch_signs(len(V)).T @ V, following.T, rcond=None)[0]  # (r, I)
+    return V / (g + ridge), along.astype(np.float64)
+
+
+def product_root_mean_square(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> float:
+    """Of the entries of ``left @ right``, without making it: ``|L R|_F^2 = sum (L^T L) * (R R^T)``."""
+    squares = float(np.sum((left.T @ left) * (right @ right.T), dtype=np.float64))
+    return max(math.sqrt(max(squares, 0.0)) / len(left), 1e-12)
+
+
+def root_mean_square(matrix: NDArray[np.floating[Any]]) -> float:
+    """Of a matrix' entries; never quite 0."""
+    return max(float(np.sqrt(np.mean(np.square(matrix, dtype=np.float64)))), 1e-12)
 
 
 def pack_symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -45,7 +45,7 @@ calm = settings(deadline=None)
     user=history,
     place=st.integers(0, 5),
     prior=priors,
-    kind=st.sampled_from(["hybrid", "ease", "sketch", "popularity"]),
+    kind=st.sampled_from(["hybrid", "ease", "hybrid_sketch", "sketch", "popularity"]),
     clip_norm=st.sampled_from([1.0, 0.5, 1 / 3]),
 )
 def test_adding_a_user_moves_the_statistics_by_at_most_the_clip_norm(

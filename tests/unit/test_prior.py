@@ -95,7 +95,15 @@ def test_packing_quiets_the_noise_off_the_diagonal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [("none", 0), ("popularity", 5), ("ease", 15), ("hybrid", 15 + 25), ("sketch", 5 * 257)]
+    ("kind", "size"),
+    [
+        ("none", 0),
+        ("popularity", 5),
+        ("ease", 15),
+        ("hybrid", 15 + 25),
+        ("sketch", 5 * 257),
+        ("hybrid_sketch", 5 * 513),
+    ],
 )
 def test_the_size_of_the_sum_is_public(kind: str, size: int) -> None:
     assert statistics_size(kind, 5) == size
@@ -110,7 +118,8 @@ def kind_of(items: int, **settings: Any) -> str:
 
 def test_a_large_catalogue_is_sketched() -> None:
     assert kind_of(100, mode="none") == "hybrid"
-    assert kind_of(101, mode="none") == kind_of(101, epsilon=8) == "sketch"
+    assert kind_of(101, mode="none") == "hybrid_sketch"
+    assert kind_of(101, epsilon=8) == kind_of(50_000, mode="none") == "sketch"
     assert kind_of(2**16, mode="none") == "popularity"  # what no sum has room for
     assert effective_kind(PriorConfig(kind="none"), build_plan(RunConfig(privacy={"population": 9})), 5) == "none"
 
@@ -203,11 +212,38 @@ def check_sketch(crowd: Histories, total: NDArray[np.float64]) -> None:
     np.testing.assert_allclose(prior.popularity, 0.06 * solve("popularity", votes, N, 0.0).popularity, atol=1e-6)
 
 
+def check_next_items(crowd: Histories, total: NDArray[np.float64]) -> None:
+    """A catalogue with fewer items than directions: what the sketch adds is next-item ridge."""
+    config = PriorConfig(ease_ridge=0.5, next_ridge=0.5)
+    prior, without = (
+        solve("hybrid_sketch", total, N, 0.0, config=config.model_copy(update={"next_weight": w})) for w in (1.0, 0.0)
+    )
+    assert prior.widen is not None and without.widen is not None
+    added = weights(prior) @ prior.widen - weights(without) @ without.widen
+    exact = np.linalg.solve(cooccurrences(crowd, N) + 0.5 * np.eye(N), next_item_moments(crowd, N, config))
+    assert np.corrcoef(added.ravel(), exact.ravel())[0, 1] > 0.99
+    ease, both = (np.sqrt(np.mean(np.square(matrix))) for matrix in (weights(without) @ without.widen, added))
+    assert both == pytest.approx(ease, rel=1e-4)
+
+
+def test_a_sketch_without_noise_tells_next_items_too(crowd: Histories) -> None:
+    total = clipped_statistics(crowd, N, CONFIG, "hybrid_sketch", clip_norm=1.0).values
+    check_next_items(crowd, total)
+    alone = clipped_statistics(crowd, N, CONFIG, "sketch", clip_norm=1.0).values
+    without = solve("hybrid_sketch", total, N, 0.0, config=PriorConfig(next_weight=0.0))
+    for name, array in solve("sketch", alone, N, 0.0).arrays().items():
+        np.testing.assert_allclose(without.arrays()[name], array, rtol=1e-4, atol=1e-6)
+
+
 def test_a_sketch_with_the_wrong_signs_is_caught(crowd: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
-    total = clipped_statistics(crowd, N, CONFIG, "sketch", clip_norm=1.0).values
+    total, joint = (
+        clipped_statistics(crowd, N, CONFIG, kind, clip_norm=1.0).values for kind in ("sketch", "hybrid_sketch")
+    )
     monkeypatch.setattr(prior_module, "sketch_signs", lambda n: sketch_signs(n)[::-1])
     with pytest.raises(AssertionError):
         check_sketch(crowd, total)
+    with pytest.raises(AssertionError):
+        check_next_items(crowd, joint)
 
 
 def test_a_sketch_scores_as_its_whole_matrix_does(crowd: Histories) -> None:
@@ -258,7 +294,7 @@ def test_a_prior_whose_parts_do_not_fit_is_refused(wrong: CollaborativePrior) ->
         wrong.check(3)
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch", "popularity"])
+@pytest.mark.parametrize("kind", ["hybrid", "ease", "hybrid_sketch", "sketch", "popularity"])
 def test_noise_below_zero_gives_finite_priors(kind: str) -> None:
     noise = np.random.default_rng(0).normal(size=statistics_size(kind, N)) * 5
     prior = solve(kind, noise, N, 5.0)
@@ -338,7 +374,7 @@ def test_scores_equal_a_plain_loop(scorer: PriorScorer) -> None:
             np.testing.assert_allclose(scores[b, t], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch", "popularity"])
+@pytest.mark.parametrize("kind", ["hybrid", "ease", "hybrid_sketch", "sketch", "popularity"])
 def test_a_prior_survives_safetensors(crowd: Histories, kind: str) -> None:
     """A matrix in Fortran's order comes back from it with its entries out of place, and nobody says so."""
     prior = solve(kind, clipped_statistics(crowd, N, CONFIG, kind, clip_norm=1.0).values, N, 0.0)
