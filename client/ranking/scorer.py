@@ -59,9 +59,7 @@ class ModelScorer:
         scores = self._prior.last_position(batch.items)
         if self._model is None:
             return scores
-        hidden = self._model.hidden(batch, self._catalogue)  # (B, T, H)
-        newest = hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths - 1]
-        return scores + self._model.score(newest, self._catalogue)
+        return scores + self._model.score(self._model.newest(batch, self._catalogue), self._catalogue)
 
     @torch.inference_mode()
     def query(self, text: str, stage: TextStage) -> Scores:
@@ -76,7 +74,7 @@ class ModelScorer:
             return np.asarray(similar.cpu().numpy(), dtype=np.float32)
         one = torch.ones(1, 1, dtype=torch.long, device=self._device)
         event = EventBatch(-one, one * QUERY_EVENT, one * 0, one[0], vectors[:, :1], -one)
-        wanted = self._model.score(self._model.hidden(event, self._catalogue)[:, 0], self._catalogue)[0]
+        wanted = self._model.score(self._model.newest(event, self._catalogue), self._catalogue)[0]
         scores = similar + QUERY_BEHAVIOUR_WEIGHT * _standardised(wanted)
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 

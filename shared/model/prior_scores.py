@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from shared.config import PriorConfig
 from shared.model.prior import CollaborativePrior, completed
@@ -57,9 +58,10 @@ class PriorScorer:
         steps = torch.arange(items.shape[1], device=items.device)
         newest = torch.where(items >= 0, steps, -1).amax(dim=1, keepdim=True)  # (B, 1)
         weights = (self._decay ** (newest - steps).clamp(min=0)) * (items >= 0)
-        bags = torch.zeros(len(items), len(self._matrix), device=items.device)
-        bags.scatter_add_(1, items.clamp(min=0), weights.to(bags.dtype))
-        return self._popularity + self._weight * _calibrated(self._widened(bags @ self._matrix))
+        bags = F.embedding_bag(
+            items.clamp(min=0), self._matrix, per_sample_weights=weights.to(self._matrix.dtype), mode="sum"
+        )  # (B, I) or (B, r)
+        return self._popularity + self._weight * _calibrated(self._widened(bags))
 
     def _widened(self, scores: torch.Tensor) -> torch.Tensor:
         return scores if self._widen is None else scores @ self._widen

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from shared.config import ModelConfig
@@ -73,6 +74,32 @@ def test_a_look_into_the_future_is_caught(world: World, batch: EventBatch, monke
     monkeypatch.setattr(torch.Tensor, "tril", lambda mask: mask)
     with pytest.raises(AssertionError):
         check_causal(hidden, world, batch)
+
+
+def check_newest(world: World, batch: EventBatch) -> None:
+    """The short way to the newest state is the long one, for rows of all lengths, whatever the padding holds."""
+    ragged = replace(batch, lengths=torch.tensor([1, 4, T]))
+    with torch.no_grad():
+        states = world.model.hidden(ragged, world.catalogue)
+        newest = world.model.newest(ragged, world.catalogue)
+    torch.testing.assert_close(newest, states[torch.arange(B), ragged.lengths - 1], atol=1e-5, rtol=1e-5)
+
+
+def test_the_newest_state_is_that_of_the_whole_pass(world: World, batch: EventBatch) -> None:
+    check_newest(world, batch)
+
+
+def test_a_newest_state_that_reads_the_padding_is_caught(
+    world: World, batch: EventBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend = F.scaled_dot_product_attention
+
+    def everywhere(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, **rest: Any) -> Tensor:
+        return attend(query, key, value, torch.ones_like(attn_mask) if query.shape[2] == 1 else attn_mask, **rest)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", everywhere)
+    with pytest.raises(AssertionError):
+        check_newest(world, batch)
 
 
 def test_padding_changes_no_state(world: World, batch: EventBatch) -> None:
