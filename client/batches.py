@@ -41,7 +41,7 @@ class BatchMaker:
     """
 
     def __init__(self, histories: Histories, review_vectors: NDArray[np.float16], model: ModelConfig) -> None:
-        self._histories = histories
+        self.histories = histories
         self._review_vectors = review_vectors
         self._model = model
 
@@ -52,15 +52,15 @@ class BatchMaker:
         configuration and `key` alone: not on who else is in the batch. (Padding to the longest of a batch
         would let one user change the arithmetic of all others: at worst, from numbers to NaN.)
         """
-        windows = [self._training_window(self._histories[int(k)], training, key) for k in users]
+        windows = [self._training_window(self.histories[int(k)], training, key) for k in users]
         yield from self._batches(windows, training.microbatch)
 
     def latest(self, users: NDArray[np.int64], batch_size: int) -> Iterator[tuple[NDArray[np.int64], EventBatch]]:
         """Batches of the users' newest events, with the places in `users` that each batch holds."""
-        order = np.argsort(self._histories.lengths[users], kind="stable")
+        order = np.argsort(self.histories.lengths[users], kind="stable")
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            windows = [self._latest_window(self._histories[int(users[k])]) for k in places]
+            windows = [self._latest_window(self.histories[int(users[k])]) for k in places]
             yield places, self._collate(windows, _longest(windows))
 
     def without(self, history: UserHistory, gone: int | None) -> EventBatch:

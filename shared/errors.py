@@ -22,6 +22,7 @@
     │   ├── CheckpointError          51
     │   └── InvalidSignatureError    52
     └── RankingError                 60
+        ├── StaleIndexError          61  an index of another catalogue or base model
         └── UnknownUserError         62
 
 A message says ``Expected name=value ...`` and never holds a user's text or id: an error may be read
@@ -154,6 +155,12 @@ class RankingError(VeilrecError):
     """A ranking request that cannot be answered."""
 
     exit_code = 60
+
+
+class StaleIndexError(RankingError):
+    """An index of another catalogue, or made by another base model."""
+
+    exit_code = 61
 
 
 class UnknownUserError(RankingError):

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
+from numpy.typing import NDArray
 
-from client.batches import BatchMaker
 from client.data.cleaning import clean
 from client.data.histories import build_histories
 from client.data.ingest import RawData, data_home, locate, read
 from client.data.pseudonyms import PseudonymKey
 from client.data.text_cache import TextCache
-from client.ranking.scorer import ModelScorer, Scores
+from client.ranking.engine import Encode, Engine
+from client.ranking.scorer import Scores
 from client.workbench import catalogue_vectors
-from shared.adapter import Release, load_release
+from shared.adapter import load_release
 from shared.catalogue import build_catalogue
 from shared.errors import AdapterMismatchError, ConfigError, UnknownUserError
 from shared.model.text import TextStage
 from shared.model.weights import choose_device, find_base
-from shared.schema import Catalogue, Histories, RankedItem, RankedList, UserHistory
+from shared.schema import Histories, RankedItem, RankedList, UserHistory
 
 MARKETPLACE = "marketplace"
 
@@ -51,38 +51,16 @@ class LocalRanker:
 
     Parameters
     ----------
-    release : Release
-    catalogue : Catalogue
+    engine : Engine
     histories : Histories
+        Of the rows of the engine's catalogue.
     key : PseudonymKey
-    cache : TextCache
-    device : torch.device
+        That their users were named with.
     """
 
-    def __init__(
-        self,
-        release: Release,
-        catalogue: Catalogue,
-        histories: Histories,
-        key: PseudonymKey,
-        cache: TextCache,
-        device: torch.device,
-    ) -> None:
-        if release.manifest["catalogue_sha256"] != catalogue.digest:
-            raise AdapterMismatchError("Expected the catalogue that the adapter was trained with: digests differ.")
-        self._release, self._catalogue, self._histories, self._key = release, catalogue, histories, key
-        config = release.config.model
-        model = release.model.to(device)
-        self._text = TextStage(
-            find_base(config.base),
-            adapted_layers=config.adapted_layers,
-            max_tokens=config.max_tokens,
-            device=device,
-        )
-        self._vectors = catalogue_vectors(self._text, catalogue, cache, model.width).to(device)
-        reviews = cache.vectors(self._text, histories.review_texts, width=model.width, items=False)
-        self._maker = BatchMaker(histories, reviews[:, 0], config)
-        self._scorer = ModelScorer(model, release.prior, release.config.prior, self._vectors)
+    def __init__(self, engine: Engine, histories: Histories, key: PseudonymKey) -> None:
+        self._engine, self._histories, self._key = engine, histories, key
+        self._maker = engine.maker(histories)
 
     @classmethod
     def open(cls, adapter: Path, data: RawData, *, device: str = "auto") -> LocalRanker:
@@ -98,11 +76,21 @@ class LocalRanker:
         release = load_release(adapter)
         cleaned = clean(data)[0]
         catalogue, key = build_catalogue(cleaned.items), PseudonymKey.generate()
-        histories = build_histories(
-            cleaned.interactions, catalogue, key, max_events=release.config.model.max_history, tie_seed=0
-        )
+        if release.manifest["catalogue_sha256"] != catalogue.digest:
+            raise AdapterMismatchError("Expected the catalogue that the adapter was trained with: digests differ.")
+        model = release.config.model
+        histories = build_histories(cleaned.interactions, catalogue, key, max_events=model.max_history, tie_seed=0)
         cache = TextCache(data_home().parent / "cache" / "text-vectors.sqlite")
-        return cls(release, catalogue, histories, key, cache, choose_device(device))
+        text = TextStage(
+            find_base(model.base),
+            adapted_layers=model.adapted_layers,
+            max_tokens=model.max_tokens,
+            device=choose_device(device),
+        )
+        width = release.model.width
+        vectors = catalogue_vectors(text, catalogue, cache, width).to(text.device)
+        reviews: Encode = lambda texts: cache.vectors(text, texts, width=width, items=False)[:, 0]  # noqa: E731
+        return cls(Engine(release, catalogue, vectors, text, reviews), histories, key)
 
     def for_user(self, user_id: str, k: int, *, explain: bool = False) -> RankedList:
         """The `k` best items that the user has not met.
@@ -113,14 +101,12 @@ class LocalRanker:
             If the data hold nothing of the user.
         """
         place = self._place(user_id)
-        history = self._histories[place]
-        scores = self._scorer.users(self._maker, np.array([place]))[0]
-        scores[history.items] = -np.inf
-        return self._ranked(user_id, scores, k, history if explain else None)
+        rows, scores = self._engine.retrieve(self._maker, np.array([place]), k).of(0)
+        return self._ranked(user_id, rows, scores, self._histories[place] if explain else None)
 
     def for_query(self, text: str, k: int) -> RankedList:
         """The `k` items that fit a wish in words best; it needs no history."""
-        return self._ranked(text, self._scorer.query(text, self._text), k, None)
+        return self._ranked(text, *self._engine.query([text], k).of(0), None)
 
     def _place(self, user_id: str) -> int:
         pseudonym = self._key.pseudonym(user_id)
@@ -129,32 +115,35 @@ class LocalRanker:
             raise UnknownUserError("Expected a user of the data: nothing is held of this one.")
         return place
 
-    def _ranked(self, subject: str, scores: Scores, k: int, explained: UserHistory | None) -> RankedList:
-        best = [int(row) for row in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[row])]
+    def _ranked(
+        self, subject: str, rows: NDArray[np.int64], scores: Scores, explained: UserHistory | None
+    ) -> RankedList:
+        catalogue, best = self._engine.catalogue, [int(row) for row in rows]
         reasons = self._reasons(explained, best) if explained is not None else [""] * len(best)
         return RankedList(
             subject,
             tuple(
                 RankedItem(
                     n + 1,
-                    self._catalogue.item_ids[row],
-                    self._catalogue.titles[row],
-                    float(scores[row]),
+                    catalogue.item_ids[row],
+                    catalogue.titles[row],
+                    float(score),
                     reason,
                 )
-                for n, (row, reason) in enumerate(zip(best, reasons, strict=True))
+                for n, (row, score, reason) in enumerate(zip(best, scores, reasons, strict=True))
             ),
         )
 
     def _reasons(self, history: UserHistory, rows: list[int]) -> list[str]:
         """For each ranked item, the event without which its score falls most: the model is asked again without it."""
-        newest = np.arange(len(history))[-self._release.config.model.max_events :]
+        engine, titles = self._engine, self._engine.catalogue.titles
+        newest = np.arange(len(history))[-engine.release.config.model.max_events :]
         if len(newest) < 2:
-            return [self._catalogue.titles[int(history.items[newest[0]])]] * len(rows)
-        whole = self._scorer.batch(self._maker.without(history, None).to(self._vectors.items.device))[0]
+            return [titles[int(history.items[newest[0]])]] * len(rows)
+        whole = engine.scorer.batch(self._maker.without(history, None).to(engine.device))[0]
         falls = []
         for gone in newest:
-            batch = self._maker.without(history, int(gone)).to(self._vectors.items.device)
-            falls.append((whole - self._scorer.batch(batch)[0]).cpu().numpy()[rows])
+            batch = self._maker.without(history, int(gone)).to(engine.device)
+            falls.append((whole - engine.scorer.batch(batch)[0]).cpu().numpy()[rows])
         strongest = newest[np.argmax(np.stack(falls), axis=0)]
-        return [self._catalogue.titles[int(history.items[k])] for k in strongest]
+        return [titles[int(history.items[k])] for k in strongest]

@@ -31,6 +31,8 @@ class ModelScorer:
     prior : CollaborativePrior
     config : PriorConfig
     catalogue : CatalogueVectors
+    bf16 : bool
+        Read histories in bfloat16.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class ModelScorer:
         catalogue: CatalogueVectors,
         *,
         batch_size: int = 256,
+        bf16: bool = False,
     ) -> None:
-        self._model, self._catalogue, self._batch_size = model, catalogue, batch_size
+        self._model, self._catalogue, self._batch_size, self._bf16 = model, catalogue, batch_size, bf16
         self._device = catalogue.items.device
         self._prior = PriorScorer(prior, config, catalogue.items)
 
@@ -59,7 +62,10 @@ class ModelScorer:
         scores = self._prior.last_position(batch.items)
         if self._model is None:
             return scores
-        return scores + self._model.score(self._model.newest(batch, self._catalogue), self._catalogue)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            newest = self._model.newest(batch, self._catalogue)
+        # Not in bfloat16: of many thousand scores some would be equal that are not.
+        return scores + self._model.score(newest.float(), self._catalogue)
 
     @torch.inference_mode()
     def query(self, text: str, stage: TextStage) -> Scores:

@@ -282,6 +282,13 @@ class _ItemResiduals(nn.Module):
         self.out = nn.Linear(rank, n_items, bias=False)
         self.out.weight = self.factors.weight
 
+    def replace_items(self, factors: Tensor) -> None:
+        """Take another table, shape ``(I', rank)``, for both sides."""
+        self.factors = nn.Embedding(*factors.shape)
+        self.factors.weight = nn.Parameter(factors, requires_grad=False)
+        self.out = nn.Linear(factors.shape[1], len(factors), bias=False)
+        self.out.weight = self.factors.weight
+
     def inputs(self, rows: Tensor) -> Tensor:
         """Residuals of item rows, ``(B, T)`` to ``(B, T, H)``."""
         vectors: Tensor = self.widen(self.factors(rows))

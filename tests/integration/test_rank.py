@@ -99,13 +99,13 @@ def test_a_reason_is_the_title_of_something_that_the_user_met(
 def test_a_reason_moves_the_score_more_than_any_other_event(ranker: LocalRanker, seen: dict[str, set[str]]) -> None:
     """Ask again without each event: the one that is named is the one without which the item falls most."""
     user = max(seen, key=lambda name: len(seen[name]))
-    history = ranker._histories[ranker._place(user)]
+    engine, history = ranker._engine, ranker._histories[ranker._place(user)]
     newest = range(max(0, len(history) - 8), len(history))
     first = ranker.for_user(user, 1, explain=True).items[0]
-    row = ranker._catalogue.rows[first.item_id]
-    without = {k: float(ranker._scorer.batch(ranker._maker.without(history, k))[0][row]) for k in newest}
+    row = engine.catalogue.rows[first.item_id]
+    without = {k: float(engine.scorer.batch(ranker._maker.without(history, k))[0][row]) for k in newest}
     strongest = min(without, key=lambda k: without[k])
-    assert first.reason == ranker._catalogue.titles[int(history.items[strongest])]
+    assert first.reason == engine.catalogue.titles[int(history.items[strongest])]
 
 
 def test_a_user_with_one_event_is_explained_by_it(whole: Done, shop_data: RawData, titles: dict[str, str]) -> None:
