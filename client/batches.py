@@ -63,12 +63,10 @@ class BatchMaker:
             windows = [self._latest_window(self.histories[int(users[k])]) for k in places]
             yield places, self._collate(windows, _longest(windows))
 
-    def without(self, history: UserHistory, gone: int | None) -> EventBatch:
-        """A batch of one: the user's newest events, without event `gone`; for explanations."""
-        newest = np.arange(len(history))[max(0, len(history) - self._model.max_events) :]
-        kept = newest if gone is None else newest[newest != gone]
-        window = _window(history, kept, np.zeros(0, dtype=np.int64), self._model.rating_max)
-        return self._collate([window], _longest([window]))
+    def one(self, history: UserHistory) -> EventBatch:
+        """A batch of one: the user's newest events."""
+        window = self._latest_window(history)
+        return self._collate([window], len(window.items))
 
     def _batches(self, windows: list[Window], size: int) -> Iterator[EventBatch]:
         alike: dict[int, list[Window]] = {}

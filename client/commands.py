@@ -15,7 +15,7 @@ def rank(
     user: Annotated[str | None, typer.Option(help="A user id of the data.")] = None,
     query: Annotated[str | None, typer.Option(help="What somebody wants, in words.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    explain: Annotated[bool, typer.Option(help="Say which event of the user moved each item most.")] = False,
+    explain: Annotated[bool, typer.Option(help="Say what of the user's history moved each item.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -33,5 +33,6 @@ def rank(
         typer.echo(json.dumps(asdict(ranked)))
         return
     for item in ranked.items:
-        reason = f"   because of {item.reason}" if item.reason else ""
-        typer.echo(f"{item.rank:>3}  {item.score:8.3f}  {item.title or item.item_id}{reason}")
+        typer.echo(f"{item.rank:>3}  {item.score:8.3f}  {item.title or item.item_id}")
+        if item.reason:
+            typer.echo(f"{'':>15}{item.reason}")

@@ -45,7 +45,7 @@ def _show_ranking(folder: Path) -> None:
     user = str(data.interactions.get_column("user_id").sort()[0])
     print(f"\nOne user of partner-000 ({user}), ranked on the partner's premises:", file=sys.stderr)
     for item in ranker.for_user(user, 5, explain=True).items:
-        print(f"  {item.rank}. {item.title}   (because of {item.reason})", file=sys.stderr)
+        print(f"  {item.rank}. {item.title}\n     {item.reason}", file=sys.stderr)
     print(f"\nA wish in words: {QUERY!r}", file=sys.stderr)
     for item in ranker.for_query(QUERY, 5).items:
         print(f"  {item.rank}. {item.title}", file=sys.stderr)

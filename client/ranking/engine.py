@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.batches import BatchMaker
-from client.ranking.scorer import ModelScorer
+from client.ranking.scorer import ModelScorer, standardised
 from shared.adapter import Release
 from shared.errors import AdapterMismatchError, RankingError
 from shared.model.behaviour import CatalogueVectors
@@ -24,6 +24,8 @@ from shared.model.text import TextStage
 from shared.schema import Catalogue, Histories
 
 BATCH = 256
+WISH_WEIGHT = 1.0
+"""Of what a user asks for in words beside what their history says, both standardised over the catalogue."""
 Mask = NDArray[np.bool_]
 Encode = Callable[[Sequence[str]], NDArray[np.float16]]
 """Vectors of users' own texts, shape (texts, H)."""
@@ -89,7 +91,7 @@ class Engine:
             )
         self.release, self.catalogue, self.vectors = release, catalogue, vectors
         self.device = vectors.items.device
-        self._text, self._encode, self._config = text, encode, release.config
+        self.text, self._encode, self._config = text, encode, release.config
         self.model = merged(release.model).to(self.device)
         self.scorer = ModelScorer(self.model, release.prior, release.config.prior, vectors, bf16=bf16)
 
@@ -103,7 +105,12 @@ class Engine:
 
     @torch.inference_mode()
     def retrieve(
-        self, maker: BatchMaker, users: NDArray[np.int64], depth: int, allowed: Sequence[Mask | None] = ()
+        self,
+        maker: BatchMaker,
+        users: NDArray[np.int64],
+        depth: int,
+        allowed: Sequence[Mask | None] = (),
+        wishes: Sequence[str] = (),
     ) -> Retrieved:
         """The `depth` best items of every user that the user has not met.
 
@@ -116,6 +123,8 @@ class Engine:
         depth : int
         allowed : sequence of (I,) bool or None
             Items that may be shown to each user, None for all; empty for all of everybody.
+        wishes : sequence of str
+            What each user asks for in words, "" for nothing; empty for nobody.
         """
         histories = maker.histories
         if (histories.lengths[users] < 1).any():
@@ -123,6 +132,10 @@ class Engine:
         found = _empty(len(users), min(depth, len(self.catalogue)))
         for places, batch in maker.latest(users, BATCH):
             scores = self.scorer.batch(batch.to(self.device))
+            for row, place in enumerate(places):
+                if len(wishes) and wishes[int(place)]:
+                    wish = torch.from_numpy(self.scorer.query(wishes[int(place)], self.text)).to(self.device)
+                    scores[row] = standardised(scores[row]) + WISH_WEIGHT * standardised(wish)
             for row, user in enumerate(users[places]):
                 met = histories[int(user)].items
                 scores[row, torch.from_numpy(met[met >= 0]).long().to(self.device)] = -torch.inf
@@ -133,7 +146,7 @@ class Engine:
     def query(self, texts: Sequence[str], depth: int, allowed: Sequence[Mask | None] = ()) -> Retrieved:
         """The `depth` items that fit each wish in words best."""
         found = _empty(len(texts), min(depth, len(self.catalogue)))
-        scores = np.stack([self.scorer.query(text, self._text) for text in texts])
+        scores = np.stack([self.scorer.query(text, self.text) for text in texts])
         self._best(torch.from_numpy(scores).to(self.device), np.arange(len(texts)), allowed, found)
         return found
 

@@ -14,7 +14,9 @@ from client.data.ingest import RawData, data_home, locate, read
 from client.data.pseudonyms import PseudonymKey
 from client.data.text_cache import TextCache
 from client.ranking.engine import Encode, Engine
+from client.ranking.explain import ScoreParts, explain
 from client.ranking.scorer import Scores
+from client.ranking.sentences import sentence
 from client.workbench import catalogue_vectors
 from shared.adapter import load_release
 from shared.catalogue import build_catalogue
@@ -135,15 +137,6 @@ class LocalRanker:
         )
 
     def _reasons(self, history: UserHistory, rows: list[int]) -> list[str]:
-        """For each ranked item, the event without which its score falls most: the model is asked again without it."""
-        engine, titles = self._engine, self._engine.catalogue.titles
-        newest = np.arange(len(history))[-engine.release.config.model.max_events :]
-        if len(newest) < 2:
-            return [titles[int(history.items[newest[0]])]] * len(rows)
-        whole = engine.scorer.batch(self._maker.without(history, None).to(engine.device))[0]
-        falls = []
-        for gone in newest:
-            batch = self._maker.without(history, int(gone)).to(engine.device)
-            falls.append((whole - engine.scorer.batch(batch)[0]).cpu().numpy()[rows])
-        strongest = newest[np.argmax(np.stack(falls), axis=0)]
-        return [titles[int(history.items[k])] for k in strongest]
+        engine = self._engine
+        parts = ScoreParts(engine.model, engine.scorer.prior, engine.vectors)
+        return [sentence(one, engine.catalogue) for one in explain(parts, self._maker, history, rows)]

@@ -49,6 +49,11 @@ class ModelScorer:
         self._device = catalogue.items.device
         self._prior = PriorScorer(prior, config, catalogue.items)
 
+    @property
+    def prior(self) -> PriorScorer:
+        """The prior's part of the score."""
+        return self._prior
+
     def users(self, maker: BatchMaker, users: NDArray[np.int64]) -> Scores:
         """Scores of users by their place in the maker's histories, shape ``(len(users), I)``."""
         scores = np.empty((len(users), len(self._catalogue.items)), dtype=np.float32)
@@ -75,13 +80,13 @@ class ModelScorer:
         similarity of the frozen BERT, both standardised.
         """
         vectors = torch.from_numpy(stage.encode([text]).astype(np.float32)).to(self._device)  # (1, 2, H)
-        similar = _standardised(vectors[0, 1] @ self._catalogue.items.T)
+        similar = standardised(vectors[0, 1] @ self._catalogue.items.T)
         if self._model is None:
             return np.asarray(similar.cpu().numpy(), dtype=np.float32)
         one = torch.ones(1, 1, dtype=torch.long, device=self._device)
         event = EventBatch(-one, one * QUERY_EVENT, one * 0, one[0], vectors[:, :1], -one)
         wanted = self._model.score(self._model.newest(event, self._catalogue), self._catalogue)[0]
-        scores = similar + QUERY_BEHAVIOUR_WEIGHT * _standardised(wanted)
+        scores = similar + QUERY_BEHAVIOUR_WEIGHT * standardised(wanted)
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
 
@@ -132,5 +137,6 @@ class FrozenBert:
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
 
 
-def _standardised(scores: torch.Tensor) -> torch.Tensor:
+def standardised(scores: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and deviation 1 over the catalogue."""
     return (scores - scores.mean()) / scores.std().clamp(min=1e-12)

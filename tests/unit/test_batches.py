@@ -237,12 +237,11 @@ def test_no_users_make_no_batch(histories_of: HistoriesOf) -> None:
     assert list(maker.latest(nobody, 5)) == []
 
 
-def test_one_event_can_be_left_out_for_an_explanation(histories_of: HistoriesOf) -> None:
-    histories = histories_of([[0, 1, 2, 3, 4, 5]])
+def test_one_history_is_a_batch_of_its_newest_events(histories_of: HistoriesOf) -> None:
+    histories = histories_of([[0, 1, 2, 3, 4, 5], [1]])
     maker = BatchMaker(histories, NOTHING, MODEL)
-    assert maker.without(histories[0], None).items.tolist() == [[2, 3, 4, 5]]
-    assert maker.without(histories[0], 3).items.tolist() == [[2, 4, 5]]
-    assert maker.without(histories[0], 0).items.tolist() == [[2, 3, 4, 5]]  # not among the newest
+    assert maker.one(histories[0]).items.tolist() == [[2, 3, 4, 5]]
+    assert maker.one(histories[1]).items.tolist() == [[1]]
 
 
 def test_a_batch_moves_whole_to_a_device(histories_of: HistoriesOf) -> None:
