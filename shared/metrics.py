@@ -141,6 +141,65 @@ def long_tail_share(top: NDArray[np.integer[Any]], item_counts: NDArray[np.integ
     return float(1 - _head(item_counts)[_listed(top)].mean())
 
 
+def exposure(top: NDArray[np.integer[Any]], groups: NDArray[np.integer[Any]], n_groups: int) -> NDArray[np.float64]:
+    """Share of all exposure that goes to each group of items, shape ``(n_groups,)``; the shares add up to 1.
+
+    A place has the exposure ``1 / log2(place + 1)``, its discount in NDCG: the chance that somebody looks at it.
+
+    Parameters
+    ----------
+    top : array of int, shape (users, k)
+    groups : array of int, shape (items,)
+        Group of each item, from 0.
+    n_groups : int
+
+    Source: A. Singh and T. Joachims, "Fairness of exposure in rankings", KDD 2018.
+    """
+    _listed(top)
+    users, places = np.nonzero(top >= 0)
+    seen = np.bincount(groups[top[users, places]], weights=1 / np.log2(places + 2), minlength=n_groups)
+    return np.asarray(seen / seen.sum(), dtype=np.float64)
+
+
+def popularity_quantiles(item_counts: NDArray[np.integer[Any]], n: int = 5) -> NDArray[np.int64]:
+    """Which part of the catalogue each item is in, shape ``(items,)``: 0 the most popular nth, ``n - 1`` the least.
+
+    An item's part follows from how many are more popular, so that the order of equals does not matter.
+    """
+    more = len(item_counts) - np.searchsorted(np.sort(item_counts), item_counts, side="right")
+    return np.asarray(more * n // len(item_counts), dtype=np.int64)
+
+
+def intra_list_diversity(top: NDArray[np.integer[Any]], vectors: NDArray[np.floating[Any]]) -> float:
+    """Mean of ``1 - cos`` over all pairs of a list, then over the lists with two items or more.
+
+    `vectors`, shape ``(items, H)``, have norm 1.
+
+    Source: B. Smyth and P. McClave, "Similarity vs. diversity", ICCBR 2001; C.-N. Ziegler et al., "Improving
+    recommendation lists through topic diversification", WWW 2005.
+    """
+    unlike = []
+    for row in top:
+        own = vectors[row[row >= 0]].astype(np.float64)
+        if (n := len(own)) > 1:
+            # Of all ordered pairs but each item with itself: |sum of vectors|^2 less the n ones.
+            unlike.append(1 - (np.square(own.sum(axis=0)).sum() - np.square(own).sum()) / (n * (n - 1)))
+    if not unlike:
+        raise EmptyHistoryError("Expected at least one list of two items.")
+    return float(np.mean(unlike))
+
+
+def mean_listed(top: NDArray[np.integer[Any]], values: NDArray[np.floating[Any]]) -> float:
+    """Mean of a value that each item has, e.g. its age, over all places; NaN, for not known, is passed over.
+
+    Raises an `EmptyHistoryError` if nothing is known of any listed item.
+    """
+    told = values[_listed(top)]
+    if np.isnan(told).all():
+        raise EmptyHistoryError("Expected at least one listed item with a value.")
+    return float(np.nanmean(told))
+
+
 def _head(item_counts: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     descending = np.sort(item_counts)[::-1]
     last = int(np.searchsorted(descending.cumsum(), HEAD_SHARE * item_counts.sum()))
