@@ -29,12 +29,20 @@ def _data() -> None:
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="File or folder; its form is told from its content.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="File or folder, its form told from its content; or a database: sqlite:///PATH, postgresql://USER@HOST/NAME."
+        ),
+    ],
     *,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: the set NAME in the home of data sets.")
     ] = None,
-    items: Annotated[Path | None, typer.Option(help="File with the catalogue, where it is apart.")] = None,
+    items: Annotated[
+        str | None, typer.Option(help="File with the catalogue, where it is apart. Of a database: TABLE or SELECT.")
+    ] = None,
+    interactions: Annotated[str | None, typer.Option(help="Of a database: TABLE, SCHEMA.TABLE or one SELECT.")] = None,
     mapping: Annotated[
         str | None, typer.Option(help="Columns of a table: user=COLUMN,item=COLUMN,timestamp=COLUMN,...")
     ] = None,
@@ -45,7 +53,13 @@ def import_(
     from client.data.ingest import ColumnMapping, read, write
 
     pairs = ([mapping] if mapping else []) + (map_ or [])
-    data = read(source, mapping=ColumnMapping.parse(pairs) if pairs else None, items=items, name=name)
+    data = read(
+        source,
+        mapping=ColumnMapping.parse(pairs) if pairs else None,
+        items=items,
+        interactions=interactions,
+        name=name,
+    )
     folder = out or _named_folder(data.name)
     write(data, folder)
     counts = f"{data.interactions.height:,} interactions and {data.items.height:,} items"

@@ -1,4 +1,4 @@
-"""A partner's files as two frames: `read` any form that is understood, `write` the parquet form."""
+"""A partner's files or tables as two frames: `read` any form that is understood, `write` the parquet form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from client.data.formats.files import (
     json_table,
     parquet_table,
 )
-from client.data.formats.items import atomic_items, read_items, untyped
+from client.data.formats.items import atomic_items, items_of, read_items, untyped
 from shared.errors import ConfigError, DataError, SchemaError
 
 __all__ = ["ColumnMapping", "RawData", "data_home", "read", "write"]
@@ -89,9 +89,10 @@ def read(
     *,
     mapping: ColumnMapping | None = None,
     items: str | Path | None = None,
+    interactions: str | None = None,
     name: str | None = None,
 ) -> RawData:
-    """Read a file or folder; its form is told from its content.
+    """Read a file, a folder or a database; the form of a file is told from its content.
 
     Parameters
     ----------
@@ -100,9 +101,12 @@ def read(
     mapping : ColumnMapping, optional
         The columns of a table whose names are not known ones.
     items : str or pathlib.Path, optional
-        A file with the catalogue, where it is apart; replaces the one that the source brings.
+        A file with the catalogue, where it is apart; replaces the one that the source brings. Of a database: a
+        table or a SELECT.
+    interactions : str, optional
+        Of a database, and of nothing else: a table or a SELECT.
     name : str, optional
-        Of the data set; by default the name of the file or folder.
+        Of the data set; by default the name of the file, folder or database.
 
     Returns
     -------
@@ -111,21 +115,25 @@ def read(
     Raises
     ------
     ConfigError
-        If a mapping is given for a form whose columns are fixed.
+        If a mapping is given for a form whose columns are fixed, or a database is not told as it should be.
     SchemaError
         If the form is not understood, or a column or value is missing or mistyped.
     DataError
         If a file is absent, empty, damaged, or not UTF-8.
     """
+    if "://" in str(path):
+        return _read_database(str(path), interactions, None if items is None else str(items), mapping, name)
+    if interactions is not None:
+        raise ConfigError("Expected interactions=TABLE only beside the URL of a database.")
     path = Path(path)
-    interactions, catalogue = _read_folder(path, mapping) if path.is_dir() else _read_file(path, mapping)
-    if interactions.is_empty():
+    found, catalogue = _read_folder(path, mapping) if path.is_dir() else _read_file(path, mapping)
+    if found.is_empty():
         raise DataError(f"{path}: Expected at least one interaction, there is none.")
     if items is not None:
         catalogue = read_items(Path(items))
     # "reviews.jsonl.gz" is the data set "reviews".
     default = path.resolve().name if path.is_dir() else path.name.split(".")[0]
-    return RawData(name or default, interactions, catalogue)
+    return RawData(name or default, found, catalogue)
 
 
 def write(data: RawData, folder: str | Path) -> None:
@@ -164,6 +172,20 @@ def _read_folder(folder: Path, mapping: ColumnMapping | None) -> Frames:
     raise SchemaError(
         f"{folder}: found a folder of {len(names)} entries (suffixes: {', '.join(kinds[:8])}). Expected {UNDERSTOOD}."
     )
+
+
+def _read_database(
+    source: str, interactions: str | None, items: str | None, mapping: ColumnMapping | None, name: str | None
+) -> RawData:
+    from client.data.formats import database  # SQLAlchemy is slow to load, and seldom needed
+
+    if interactions is None:
+        raise ConfigError("Expected interactions=TABLE or interactions='SELECT ...' beside the URL of a database.")
+    table, titles = database.read_tables(source, interactions, items, [*_wanted(mapping), PLACEHOLDER])
+    found, repeated = _from_table(table, mapping)
+    if found.is_empty():
+        raise DataError(f"{table.path}: Expected at least one interaction, there is none.")
+    return RawData(name or database.default_name(source), found, repeated if titles is None else items_of(titles))
 
 
 def _read_file(path: Path, mapping: ColumnMapping | None) -> Frames:

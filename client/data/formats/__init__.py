@@ -1,4 +1,4 @@
 """The forms of data that are understood, one module each; `client.data.ingest` tells them apart.
 
-Each reads a file or folder and returns two frames, the columns of which `client.data.ingest.RawData` lists.
+Each reads a file, a folder or a database and returns frames, the columns of which `client.data.ingest.RawData` lists.
 """
