@@ -13,20 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from client.batches import BatchMaker
-from client.ranking.scorer import ModelScorer, standardised
+from client.ranking.scan import Scan
+from client.ranking.scorer import QUERY_BEHAVIOUR_WEIGHT, ModelScorer, standardised
 from shared.adapter import Release
 from shared.errors import AdapterMismatchError, RankingError
-from shared.model.behaviour import CatalogueVectors
+from shared.model.behaviour import CatalogueVectors, EventBatch
 from shared.model.merged import merged
 from shared.model.text import TextStage
 from shared.schema import Catalogue, Histories
 
 BATCH = 256
+SCAN_ABOVE = 100_000
+"""Items above which a CPU looks through 8-bit scores first. A GPU has the bandwidth to score all of them."""
 WISH_WEIGHT = 1.0
 """Of what a user asks for in words beside what their history says, both standardised over the catalogue."""
 Mask = NDArray[np.bool_]
+Best = tuple[Tensor, Tensor]
+"""Scores and rows, each (B, N), by falling score."""
 Encode = Callable[[Sequence[str]], NDArray[np.float16]]
 """Vectors of users' own texts, shape (texts, H)."""
 
@@ -94,6 +100,9 @@ class Engine:
         self.text, self._encode, self._config = text, encode, release.config
         self.model = merged(release.model).to(self.device)
         self.scorer = ModelScorer(self.model, release.prior, release.config.prior, vectors, bf16=bf16)
+        products = self.scorer.prior.alone and self.model.residuals is None
+        large = len(catalogue) > SCAN_ABOVE and self.device.type == "cpu"
+        self._scan = Scan(vectors.items, self.scorer.prior.popularity) if products and large else None
 
     def maker(self, histories: Histories) -> BatchMaker:
         """Batches of these histories; the users' own texts are encoded."""
@@ -131,53 +140,94 @@ class Engine:
             raise RankingError("Expected histories of events>=1; without any, ask with a query or for what is popular.")
         found = _empty(len(users), min(depth, len(self.catalogue)))
         for places, batch in maker.latest(users, BATCH):
-            scores = self.scorer.batch(batch.to(self.device))
-            for row, place in enumerate(places):
-                if len(wishes) and wishes[int(place)]:
-                    wish = torch.from_numpy(self.scorer.query(wishes[int(place)], self.text)).to(self.device)
-                    scores[row] = standardised(scores[row]) + WISH_WEIGHT * standardised(wish)
-            for row, user in enumerate(users[places]):
-                met = histories[int(user)].items
-                scores[row, torch.from_numpy(met[met >= 0]).long().to(self.device)] = -torch.inf
-            self._best(scores, places, allowed, found)
+            barred = [_barred(histories[int(users[k])].items, _one(allowed, k)) for k in places]
+            asked = [wishes[int(k)] if len(wishes) else "" for k in places]
+            best = self._scanned if self._scan else self._scored
+            values, rows = best(batch.to(self.device), asked, found.rows.shape[1], barred)
+            _keep(found, places, values, rows)
         return found
 
     @torch.inference_mode()
     def query(self, texts: Sequence[str], depth: int, allowed: Sequence[Mask | None] = ()) -> Retrieved:
         """The `depth` items that fit each wish in words best."""
         found = _empty(len(texts), min(depth, len(self.catalogue)))
-        scores = np.stack([self.scorer.query(text, self.text) for text in texts])
-        self._best(torch.from_numpy(scores).to(self.device), np.arange(len(texts)), allowed, found)
+        depth = found.rows.shape[1]
+        for k, text in enumerate(texts):
+            barred = [_barred(_NOTHING_MET, _one(allowed, np.int64(k)))]
+            if self._scan:
+                values, rows = self._scan.best(self._wish(self._scan, text), torch.zeros(1), depth, barred)
+            else:
+                scores = torch.from_numpy(self.scorer.query(text, self.text)).to(self.device).unsqueeze(0)
+                values, rows = _best(scores, depth, barred)
+            _keep(found, np.array([k]), values, rows)
         return found
 
     def popular(self, depth: int, allowed: Mask | None = None) -> Retrieved:
         """What a user gets of whom nothing is known."""
         found = _empty(1, min(depth, len(self.catalogue)))
-        scores = torch.from_numpy(self.release.prior.popularity.copy()).to(self.device).unsqueeze(0)
-        self._best(scores, np.zeros(1, dtype=np.int64), (allowed,), found)
+        scores = self.scorer.prior.popularity.clone().unsqueeze(0)
+        _keep(found, np.zeros(1, dtype=np.int64), *_best(scores, found.rows.shape[1], [_barred(_NOTHING_MET, allowed)]))
         return found
 
-    def _best(
-        self, scores: torch.Tensor, places: NDArray[np.int64], allowed: Sequence[Mask | None], found: Retrieved
-    ) -> None:
-        """Keep the best of `scores`, (B, I), whose rows stand at `places` in `found`. `scores` are overwritten."""
-        for row, place in enumerate(places):
-            mask = allowed[int(place)] if len(allowed) else None
-            if mask is not None:
-                scores[row, torch.from_numpy(~mask).to(self.device)] = -torch.inf
-        values, rows = _topk(scores, found.rows.shape[1])
-        kept = values.isfinite()
-        found.rows[places] = torch.where(kept, rows, -1).cpu().numpy()
-        found.scores[places] = values.cpu().numpy()
+    def _scored(self, batch: EventBatch, wishes: Sequence[str], depth: int, barred: Sequence[Tensor]) -> Best:
+        """By the score of every item."""
+        scores = self.scorer.batch(batch)
+        for row, wish in enumerate(wishes):
+            if wish:
+                asked = torch.from_numpy(self.scorer.query(wish, self.text)).to(self.device)
+                scores[row] = standardised(scores[row]) + WISH_WEIGHT * standardised(asked)
+        return _best(scores, depth, barred)
+
+    def _scanned(self, batch: EventBatch, wishes: Sequence[str], depth: int, barred: Sequence[Tensor]) -> Best:
+        """By one vector a request, where all scores are products with item vectors and popularity."""
+        vectors = self.scorer.wanted(batch)
+        if self._scan is None or vectors is None:
+            raise AssertionError("a scan of scores that are no products")
+        gains = torch.ones(len(vectors))
+        for row, wish in enumerate(wishes):
+            if wish:
+                vector, gain = self._scan.standardised(vectors[row : row + 1], gains[row : row + 1])
+                vectors[row], gains[row] = vector[0] + WISH_WEIGHT * self._wish(self._scan, wish)[0], gain[0]
+        return self._scan.best(vectors, gains, depth, barred)
+
+    def _wish(self, scan: Scan, text: str) -> Tensor:
+        """`ModelScorer.query` as one vector, ``(1, H)``, standardised."""
+        two, _ = scan.standardised(self.scorer.query_vectors(text, self.text), torch.zeros(2))
+        both = two[:1] + QUERY_BEHAVIOUR_WEIGHT * two[1:]
+        return scan.standardised(both, torch.zeros(1))[0]
 
 
-def _topk(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest of each row, ties by column: `torch.topk` leaves their order open."""
+_NOTHING_MET = np.zeros(0, dtype=np.int32)
+
+
+def _one(allowed: Sequence[Mask | None], place: np.int64) -> Mask | None:
+    return allowed[int(place)] if len(allowed) else None
+
+
+def _barred(met: NDArray[np.int32], allowed: Mask | None) -> Tensor:
+    """What may not be shown: rows, or a mask of items where only some are allowed."""
+    rows = met[met >= 0].astype(np.int64)
+    if allowed is None:
+        return torch.from_numpy(rows)
+    gone = ~allowed
+    gone[rows] = True
+    return torch.from_numpy(gone)
+
+
+def _best(scores: Tensor, depth: int, barred: Sequence[Tensor]) -> Best:
+    """The largest of each row that is not barred, ties by column: `torch.topk` leaves their order open."""
+    for row, gone in enumerate(barred):
+        scores[row, gone.to(scores.device)] = -torch.inf
     values, rows = scores.topk(depth)
     order = rows.argsort(dim=1, stable=True)
     values, rows = values.gather(1, order), rows.gather(1, order)
     order = values.argsort(dim=1, descending=True, stable=True)
     return values.gather(1, order), rows.gather(1, order)
+
+
+def _keep(found: Retrieved, places: NDArray[np.int64], values: Tensor, rows: Tensor) -> None:
+    found.rows[places] = torch.where(values.isfinite(), rows, -1).cpu().numpy()
+    found.scores[places] = values.cpu().numpy()
 
 
 def _empty(requests: int, depth: int) -> Retrieved:

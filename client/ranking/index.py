@@ -101,9 +101,10 @@ class CatalogueIndex:
         return cls.open(folder, catalogue, recipe)
 
     def on(self, device: torch.device) -> CatalogueVectors:
-        """The vectors in float32 on the device that ranks."""
-        both = torch.from_numpy(self.vectors.astype(np.float32)).to(device)  # (I, 2, H)
-        return CatalogueVectors(both[:, 0].contiguous(), both[:, 1].contiguous())
+        """The vectors on the device that ranks: item vectors in float32; text vectors as they are, since only those of
+        a history are read."""
+        texts, items = (torch.from_numpy(np.ascontiguousarray(self.vectors[:, k])) for k in range(2))
+        return CatalogueVectors(texts.to(device), items.to(device, torch.float32))
 
 
 def _encoded(passages: Sequence[str], encode: Encode, progress: Progress | None) -> Vectors:

@@ -67,10 +67,20 @@ class ModelScorer:
         scores = self._prior.last_position(batch.items)
         if self._model is None:
             return scores
+        # The product not in bfloat16: of many thousand scores some would be equal that are not.
+        return scores + self._model.score(self._newest(self._model, batch), self._catalogue)
+
+    @torch.inference_mode()
+    def wanted(self, batch: EventBatch) -> torch.Tensor | None:
+        """Vectors, ``(B, H)``, whose products with item vectors are `batch` without popularity; None if none are."""
+        if self._model is None or not self._prior.alone:
+            return None
+        return self._model.wanted(self._newest(self._model, batch))
+
+    def _newest(self, model: BehaviourStage, batch: EventBatch) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            newest = self._model.newest(batch, self._catalogue)
-        # Not in bfloat16: of many thousand scores some would be equal that are not.
-        return scores + self._model.score(newest.float(), self._catalogue)
+            newest = model.newest(batch, self._catalogue)
+        return newest.float()
 
     @torch.inference_mode()
     def query(self, text: str, stage: TextStage) -> Scores:
@@ -79,15 +89,29 @@ class ModelScorer:
         The query is one event whose text vector stands where an item's would; beside it, the plain
         similarity of the frozen BERT, both standardised.
         """
-        vectors = torch.from_numpy(stage.encode([text]).astype(np.float32)).to(self._device)  # (1, 2, H)
-        similar = standardised(vectors[0, 1] @ self._catalogue.items.T)
+        likeness, event = self._read_query(text, stage)
+        similar = standardised(likeness @ self._catalogue.items.T)
         if self._model is None:
             return np.asarray(similar.cpu().numpy(), dtype=np.float32)
-        one = torch.ones(1, 1, dtype=torch.long, device=self._device)
-        event = EventBatch(-one, one * QUERY_EVENT, one * 0, one[0], vectors[:, :1], -one)
         wanted = self._model.score(self._model.newest(event, self._catalogue), self._catalogue)[0]
         scores = similar + QUERY_BEHAVIOUR_WEIGHT * standardised(wanted)
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
+
+    @torch.inference_mode()
+    def query_vectors(self, text: str, stage: TextStage) -> torch.Tensor:
+        """The two vectors, ``(2, H)``, whose standardised products with item vectors `query` adds up.
+
+        The second, of the behaviour stage, has the weight `QUERY_BEHAVIOUR_WEIGHT`.
+        """
+        likeness, event = self._read_query(text, stage)
+        wanted = None if self._model is None else self._model.wanted(self._model.newest(event, self._catalogue))
+        return torch.stack([likeness, torch.zeros_like(likeness) if wanted is None else wanted[0]])
+
+    def _read_query(self, text: str, stage: TextStage) -> tuple[torch.Tensor, EventBatch]:
+        """The query's item vector, ``(H,)``, and an event with its text vector."""
+        vectors = torch.from_numpy(stage.encode([text]).astype(np.float32)).to(self._device)  # (1, 2, H)
+        one = torch.ones(1, 1, dtype=torch.long, device=self._device)
+        return vectors[0, 1], EventBatch(-one, one * QUERY_EVENT, one * 0, one[0], vectors[:, :1], -one)
 
 
 def histories_scorer(scorer: ModelScorer, maker: BatchMaker) -> Callable[[Histories, NDArray[np.int64]], Scores]:

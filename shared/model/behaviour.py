@@ -77,7 +77,10 @@ class EventBatch:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueVectors:
-    """The catalogue as the model sees it: `texts` (text vectors) and `items` (item vectors), each (I, H)."""
+    """The catalogue as the model sees it: `texts` (text vectors) and `items` (item vectors), each (I, H).
+
+    `texts` may be float16: what is read of them is added to float32.
+    """
 
     texts: Tensor
     items: Tensor
@@ -179,12 +182,20 @@ class BehaviourStage(nn.Module):
     def score(self, hidden: Tensor, catalogue: CatalogueVectors) -> Tensor:
         """Logits without the prior, shape ``(B, T, I)``, or ``(B, I)`` for states ``(B, H)``."""
         hidden = self.dropout(hidden)
+        logits = self._wanted(hidden) @ catalogue.items.T
+        return logits if self.residuals is None else logits + self.residuals.outputs(hidden)
+
+    def wanted(self, hidden: Tensor) -> Tensor | None:
+        """Vectors, ``(B, H)``, whose products with item vectors are the scores; None where items have learned ones."""
+        return None if self.residuals is not None else self._wanted(hidden)
+
+    def _wanted(self, hidden: Tensor) -> Tensor:
+        """``s tau W h / |W h|``, shape ``(..., H)``."""
         wanted = hidden if self.head is None else hidden + self.head(hidden)
-        wanted = F.normalize(wanted, dim=-1)
         zero = torch.zeros(len(hidden), *[1] * (hidden.dim() - 2), dtype=torch.long, device=hidden.device)
         scale = self.config.temperature * torch.exp(SCALE_GAIN * self.scale(zero))  # (B, 1, 1) or (B, 1)
-        logits = (wanted * scale) @ catalogue.items.T
-        return logits if self.residuals is None else logits + self.residuals.outputs(hidden)
+        vectors: Tensor = F.normalize(wanted, dim=-1) * scale
+        return vectors
 
     @contextmanager
     def dropping_out(self, chance: float, seed: int) -> Iterator[None]:

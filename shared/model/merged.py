@@ -16,6 +16,11 @@ def merged(model: BehaviourStage) -> BehaviourStage:
 
     `hidden` and `score` are those of `model` up to rounding, head and item residuals included. Nothing of the copy is
     trainable: it cannot be trained on or written as a release, which holds LoRA's own matrices.
+
+    Parameters
+    ----------
+    model : BehaviourStage
+        Of a release, or of the same kind: without hooks of training, which would be copied too.
     """
     from peft.tuners.lora import LoraLayer
 

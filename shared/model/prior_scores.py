@@ -36,6 +36,16 @@ class PriorScorer:
         self._widen = None if widen is None else torch.from_numpy(widen).to(device)
         self._weight, self._decay, self._training_share = config.weight, config.decay, config.training_share
 
+    @property
+    def popularity(self) -> torch.Tensor:
+        """Logits of a user without any event, shape ``(I,)``."""
+        return self._popularity
+
+    @property
+    def alone(self) -> bool:
+        """Whether popularity is all there is: nothing in a history changes these logits."""
+        return self._matrix is None
+
     def all_positions(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after each event, as training has them; `items` is ``(B, T)`` with -1 for padding.
 

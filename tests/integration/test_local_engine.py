@@ -22,6 +22,7 @@ from shared.adapter import Release, load_release
 from shared.catalogue import build_catalogue
 from shared.errors import AdapterMismatchError, RankingError
 from shared.model.behaviour import BehaviourStage, CatalogueVectors
+from shared.model.prior import CollaborativePrior
 from shared.model.text import TextStage
 from shared.model.weights import find_base
 from shared.schema import Catalogue, Histories
@@ -170,6 +171,37 @@ def test_a_user_without_events_is_asked_for_otherwise(engine: Engine, histories:
         engine.retrieve(engine.maker(empty), np.array([len(histories)]), DEPTH)
     popular = engine.popular(DEPTH).of(0)[0]
     assert engine.release.prior.popularity[popular].min() >= np.sort(engine.release.prior.popularity)[-DEPTH]
+
+
+def test_a_scan_answers_as_scores_of_all_items_do(
+    release: Release, catalogue: Catalogue, text: TextStage, histories: Histories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What catalogues of a million items are ranked by, on this small one: histories, wishes, and both."""
+    settings = release.config.model.model_copy(update={"item_rank": 0})
+    popular = replace(
+        release,
+        prior=CollaborativePrior(release.prior.popularity),
+        model=BehaviourStage(find_base(settings.base), settings, n_items=len(catalogue)),
+    )
+    monkeypatch.setattr(engine_module, "SCAN_ABOVE", len(catalogue))
+    scored = engine_of(popular, catalogue, text)
+    monkeypatch.setattr(engine_module, "SCAN_ABOVE", 0)
+    scanned = engine_of(popular, catalogue, text)
+    assert scored._scan is None and scanned._scan is not None
+    users, even = np.arange(6), np.arange(len(catalogue)) % 2 == 0
+    wishes, allowed = ["", "a lamp", "", "", "tea", ""], [None, None, even, even, even, None]
+    for depth in (5, len(catalogue)):
+        one, other = (
+            [
+                e.retrieve(e.maker(histories), users, depth, allowed, wishes),
+                e.query(["a lamp", "tea"], depth, [None, even]),
+            ]
+            for e in (scored, scanned)
+        )
+        for a, b in zip(one, other, strict=True):
+            same = [len(set(x[x >= 0]) ^ set(y[y >= 0])) for x, y in zip(a.rows, b.rows, strict=True)]
+            assert max(same) <= 2, same  # near ties at the end of a list
+    np.testing.assert_allclose(scored.popular(5).rows, scanned.popular(5).rows)
 
 
 # --- a catalogue of one's own
