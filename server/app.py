@@ -12,6 +12,7 @@ from server.admission import Admission
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.optimizer import ServerState
 from server.receipts import ReceiptBook
+from server.release import ReleaseBook
 from server.strategy import Observer, Run, VeilrecStrategy
 from shared.adapter import flatten_parameters, load_parameters, save_release
 from shared.catalogue import read_catalogue
@@ -52,7 +53,8 @@ def run_federation(
     out : Path
         The run folder: ``config.json``, ``rounds.jsonl``, ``checkpoints/``, ``adapter/``.
     home : Path
-        The coordinator's own folder, the same for all runs: ``server.key``, ``identities.json``, ``receipts.json``.
+        The coordinator's own folder, the same for all runs: ``server.key``, ``identities.json``, ``receipts.json``,
+        ``releases.json``.
     observer : callable, optional
         Called with each round's record.
 
@@ -78,7 +80,9 @@ def run_federation(
             observer(record)
 
     receipts = ReceiptBook(home / RECEIPTS_FILE)
-    strategy = VeilrecStrategy(run, checkpoint, store, Admission.open(home), receipts, observe)
+    admission = Admission.open(home)
+    book = ReleaseBook(home, admission)
+    strategy = VeilrecStrategy(run, checkpoint, store, admission, receipts, observe)
     if strategy.rounds_left > 0:
         strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)
     final = strategy.checkpoint
@@ -94,7 +98,8 @@ def run_federation(
             "epsilon": epsilon_spent(run.plan, run.plan.rounds),
             "delta": run.plan.delta,
         },
-        version=1,
+        version=book.version_of,
+        sign=book.sign,
     )
     return final
 

@@ -2,36 +2,37 @@
 
 A release is a folder: ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT reads them,
 ``behaviour.safetensors`` with the rest of what was trained and the collaborative prior, ``config.json``
-with the model's configuration, and ``manifest.json`` with the SHA-256 of each.
+with the model's configuration, ``manifest.json`` with the SHA-256 of each, and ``manifest.sig``, the coordinator's
+signature over the manifest. Files beside these are no part of it and are never opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from shared.config import RunConfig, parse_config
-from shared.errors import AdapterMismatchError, IntegrityError
-from shared.files import write_bytes, write_json
+from shared.config import RunConfig
+from shared.errors import AdapterMismatchError, ConfigError, IntegrityError
+from shared.files import write_bytes
 from shared.model.behaviour import BehaviourStage, lora_target_pattern, trainable_parameters
 from shared.model.prior import CollaborativePrior
-from shared.model.weights import find_base
+from shared.model.weights import BaseModel, find_base
+from shared.release_files import MANIFEST_FILE, PRIOR_PREFIX, SIGNATURE_FILE, ReleaseParts, Vector, read_release
+from shared.release_manifest import fingerprint_of, manifest_bytes, parse_manifest
+from shared.release_signature import Trust
 
-Vector = NDArray[np.float32]
-PRIOR_PREFIX = "prior."
-MANIFEST_KEYS = {"format", "version", "base_sha256", "catalogue_sha256", "privacy", "files", "fingerprint"}
-PRIOR_ARRAYS = ("popularity", "item_to_item", "widen", "unseen")
-FILES = ("adapter_config.json", "adapter_model.safetensors", "behaviour.safetensors", "config.json")
+Sign = Callable[[bytes], bytes]
+"""From the bytes of a manifest to those of its signature file."""
+Number = Callable[[str], int]
+"""From the digest of a release without a version to its version."""
 
 
 def flatten_parameters(model: BehaviourStage) -> Vector:
@@ -72,7 +73,7 @@ class Release:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all that the manifest says: digests of the files, base model, catalogue, privacy."""
+        """SHA-256 over all that the manifest says: digests of the files, base model, catalogue, privacy, version."""
         return str(self.manifest["fingerprint"])
 
 
@@ -84,59 +85,127 @@ def save_release(
     *,
     catalogue_digest: str,
     privacy: dict[str, Any],
-    version: int,
+    version: int | Number,
+    sign: Sign | None = None,
 ) -> None:
-    """Write a release; the manifest comes last, so that a folder without one is no release."""
+    """Write a release; the manifest comes last, so that a folder without one is no release.
+
+    Parameters
+    ----------
+    privacy : dict
+        ``mode``, ``epsilon`` (None in mode ``none``) and ``delta``.
+    version : int or callable
+        From 1, or what gives it for the SHA-256 over all else that the manifest says.
+    sign : callable, optional
+        Gives ``manifest.sig`` for the bytes of the manifest. Without one the release is nobody's word.
+
+    Raises
+    ------
+    IntegrityError
+        If no reader would take the manifest; nothing is then written.
+    """
+    contents = _contents(model, prior, config)
+    base = find_base(config.model.base)
+    told = {
+        "base": base.name,
+        "base_sha256": base.sha256,
+        "catalogue_sha256": catalogue_digest,
+        "privacy": privacy,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        "sizes": {name: len(data) for name, data in contents.items()},
+    }
+    number = version if isinstance(version, int) else version(fingerprint_of(told))
+    manifest = manifest_bytes({"format": 1, "version": number, **told})
+    parse_manifest(manifest, folder / MANIFEST_FILE)
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for name, data in contents.items():
+        write_bytes(folder / name, data)
+    if sign is not None:
+        write_bytes(folder / SIGNATURE_FILE, sign(manifest))
+    write_bytes(folder / MANIFEST_FILE, manifest)
+
+
+def load_release(folder: Path, trust: Trust | None = None) -> Release:
+    """Read a release and check signature and digests before a file is parsed.
+
+    Parameters
+    ----------
+    folder : Path
+    trust : VerifyKey or frozenset of VerifyKey, optional
+        Whose signature is asked for. Without one digests alone are checked, as is enough for one's own run folder.
+
+    Raises
+    ------
+    InvalidSignatureError
+        If no trusted key signed this manifest.
+    IntegrityError
+        If a file is absent, changed, or does not hold what a release holds.
+    AdapterMismatchError
+        If the base model on this machine is another, or there is none.
+    """
+    parts = read_release(folder, trust)
+    try:
+        base = find_base(parts.config.model.base)
+        _check_base(base, parts.manifest["base_sha256"], folder)
+        n_items, seed = len(parts.prior.popularity), parts.config.seed or 0
+        model = BehaviourStage(base, parts.config.model, n_items=n_items, seed=seed)
+    except ConfigError as error:
+        raise AdapterMismatchError(f"{folder}: {error}") from None
+    shapes = {name: tuple(parameter.shape) for name, parameter in trainable_parameters(model).items()}
+    load_parameters(model, arranged(parts, shapes, model.depth - parts.config.model.adapted_layers, folder))
+    return Release(parts.config, model, parts.prior, parts.manifest)
+
+
+def arranged(parts: ReleaseParts, shapes: Mapping[str, tuple[int, ...]], offset: int, folder: Path) -> Vector:
+    """The tensors of a release as a model's flat vector, shape ``(P,)``.
+
+    Parameters
+    ----------
+    parts : ReleaseParts
+    shapes : mapping of str to shape
+        The trained parameters of the model, in their order: all that a release may hold.
+    offset : int
+        Layers of the base BERT below the adapted ones.
+    folder : Path
+        Named in errors.
+
+    Raises
+    ------
+    IntegrityError
+        If a tensor is absent, of another shape, or one too many.
+    """
+    found = {**parts.lora, **parts.rest}
+    if len(found) < len(parts.lora) + len(parts.rest):
+        raise IntegrityError(f"{folder}: Expected every tensor in one file.")
+    flat: list[Vector] = []
+    for name, shape in shapes.items():
+        home, own = (parts.lora, _peft_name(name, offset)) if ".lora_" in name else (parts.rest, name)
+        array = home.get(own)
+        if array is None or array.shape != shape:
+            raise IntegrityError(f"{folder}: Expected float32 tensor {name} of shape={shape}.")
+        del found[own]
+        flat.append(array.ravel())
+    if found:
+        raise IntegrityError(f"{folder}: Expected no tensor beyond those of the model, got {len(found)} more.")
+    return np.concatenate(flat)
+
+
+def _check_base(base: BaseModel, digest: str, folder: Path) -> None:
+    if base.sha256 != digest:
+        raise AdapterMismatchError(f"{folder}: Expected base sha256={digest}, got {base.sha256}.")
+
+
+def _contents(model: BehaviourStage, prior: CollaborativePrior, config: RunConfig) -> dict[str, bytes]:
+    """The files that the manifest speaks for: the same bytes for the same model."""
     lora, rest = _split(model)
     rest |= {PRIOR_PREFIX + name: array for name, array in prior.arrays().items()}
-    base = find_base(config.model.base)
-    contents = {
+    return {
         "adapter_config.json": _json(_peft_config(config, model.depth)),
         "adapter_model.safetensors": save_safetensors(lora, {"format": "pt"}),
         "behaviour.safetensors": save_safetensors(rest, {"format": "pt"}),
         "config.json": _json(config.model_dump(mode="json")),
     }
-    (folder / "manifest.json").unlink(missing_ok=True)
-    for name, data in contents.items():
-        write_bytes(folder / name, data)
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    manifest = {
-        "format": 1,
-        "version": version,
-        "base": base.name,
-        "base_sha256": base.sha256,
-        "catalogue_sha256": catalogue_digest,
-        "privacy": privacy,
-        "files": digests,
-    }
-    write_json(folder / "manifest.json", {**manifest, "fingerprint": _fingerprint(manifest)})
-
-
-def load_release(folder: Path) -> Release:
-    """Read a release and check every digest before a file is parsed.
-
-    Raises
-    ------
-    IntegrityError
-        If a file is absent, changed, or does not hold what a release holds.
-    AdapterMismatchError
-        If the base model on this machine is another.
-    """
-    manifest = _read_manifest(folder)
-    contents = {name: _checked(folder / name, manifest["files"].get(name)) for name in FILES}
-    config = parse_config(contents["config.json"].decode(), str(folder / "config.json"))
-    base = find_base(config.model.base)
-    if base.sha256 != manifest["base_sha256"]:
-        raise AdapterMismatchError(f"{folder}: Expected base sha256={manifest['base_sha256']}, got {base.sha256}.")
-    try:
-        tensors = load_safetensors(contents["behaviour.safetensors"])
-        lora = load_safetensors(contents["adapter_model.safetensors"])
-    except SafetensorError:
-        raise IntegrityError(f"{folder}: Expected safetensors.") from None
-    prior = _read_prior(tensors, folder)
-    model = BehaviourStage(base, config.model, n_items=len(prior.popularity), seed=config.seed or 0)
-    _join(model, lora, {n: t for n, t in tensors.items() if not n.startswith(PRIOR_PREFIX)}, folder)
-    return Release(config, model, prior, manifest)
 
 
 def _split(model: BehaviourStage) -> tuple[dict[str, Vector], dict[str, Vector]]:
@@ -150,35 +219,6 @@ def _split(model: BehaviourStage) -> tuple[dict[str, Vector], dict[str, Vector]]
         else:
             rest[name] = array
     return lora, rest
-
-
-def _join(model: BehaviourStage, lora: dict[str, Vector], rest: dict[str, Vector], folder: Path) -> None:
-    found = {**lora, **rest}
-    offset = model.depth - model.config.adapted_layers
-    flat: list[Vector] = []
-    for name, parameter in trainable_parameters(model).items():
-        array = found.pop(_peft_name(name, offset) if ".lora_" in name else name, None)
-        if array is None or array.shape != tuple(parameter.shape) or array.dtype != np.float32:
-            raise IntegrityError(f"{folder}: Expected float32 tensor {name} of shape={tuple(parameter.shape)}.")
-        flat.append(array.ravel())
-    if found:
-        raise IntegrityError(f"{folder}: Expected no tensor beyond those of the model, got {sorted(found)[0]}.")
-    load_parameters(model, np.concatenate(flat))
-
-
-def _read_prior(tensors: dict[str, Vector], folder: Path) -> CollaborativePrior:
-    arrays = {name.removeprefix(PRIOR_PREFIX): t for name, t in tensors.items() if name.startswith(PRIOR_PREFIX)}
-    items = arrays["popularity"].size if "popularity" in arrays else 0
-    if not items:
-        raise IntegrityError(f"{folder}: Expected a prior with the popularity of items.")
-    if not set(arrays) <= set(PRIOR_ARRAYS) or any(array.dtype != np.float32 for array in arrays.values()):
-        raise IntegrityError(f"{folder}: Expected a prior of float32 arrays {', '.join(PRIOR_ARRAYS)}.")
-    prior = CollaborativePrior(**arrays)
-    try:
-        prior.check(items)
-    except AdapterMismatchError as error:
-        raise IntegrityError(f"{folder}: {error}") from None
-    return prior
 
 
 def _peft_name(name: str, offset: int) -> str:
@@ -206,31 +246,3 @@ def _peft_config(config: RunConfig, depth: int) -> dict[str, Any]:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def _fingerprint(manifest: dict[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        whole = set(manifest) >= MANIFEST_KEYS and isinstance(manifest["files"], dict)
-        if not whole or manifest["format"] != 1 or manifest["fingerprint"] != _fingerprint(manifest):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise IntegrityError(f"{file}: Expected the manifest of a release (format=1).") from None
-    checked: dict[str, Any] = manifest
-    return checked
-
-
-def _checked(file: Path, digest: str | None) -> bytes:
-    try:
-        data = file.read_bytes()
-    except OSError:
-        raise IntegrityError(f"{file}: Expected a file of the release.") from None
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise IntegrityError(f"{file}: Expected sha256={digest}.")
-    return data

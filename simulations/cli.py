@@ -14,6 +14,9 @@ import typer
 
 from client.commands import rank
 from client.data.commands import app as data_app
+from client.export_commands import export
+from client.release_commands import adapter_app, releases_app
+from client.service.command import serve
 from shared.errors import VeilrecError
 from shared.privacy.commands import ledger_app
 from simulations.benchmarks.commands import bench_app
@@ -28,9 +31,13 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(adapter_app, name="adapter")
+app.add_typer(releases_app, name="releases")
 app.add_typer(bench_app, name="bench")
 app.add_typer(partner_app, name="partner")
 app.command()(rank)
+app.command()(serve)
+app.command()(export)
 partner_app.command()(partner_value)
 
 Out = Annotated[Path, typer.Option(help="Run folder: run.json, rounds.jsonl, adapter, report.html.")]

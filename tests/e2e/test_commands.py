@@ -65,7 +65,7 @@ COMMANDS = list(_commands(typer.main.get_command(app)))
 
 def test_the_tree_holds_the_commands_of_the_contract() -> None:
     wanted = {"demo", "simulate", "evaluate", "rank", "data import", "data describe", "data fetch", "data partition"}
-    wanted |= {"ledger show", "ledger verify"}
+    wanted |= {"ledger show", "ledger verify", "adapter verify", "releases list", "releases pin", "releases unpin"}
     assert wanted <= {" ".join(path) for path in COMMANDS}
 
 

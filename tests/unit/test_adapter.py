@@ -15,12 +15,13 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from shared import adapter, files
-from shared.adapter import FILES, flatten_parameters, load_parameters, load_release, save_release
+from shared.adapter import flatten_parameters, load_parameters, load_release, save_release
 from shared.config import ModelConfig, RunConfig
-from shared.errors import AdapterMismatchError, ConfigError, IntegrityError
+from shared.errors import AdapterMismatchError, IntegrityError
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch, trainable_parameters
 from shared.model.prior import CollaborativePrior
 from shared.model.weights import BaseModel, find_base, load_bert
+from shared.release_manifest import FILES, fingerprint_of
 
 ITEMS = 5
 CONFIG = RunConfig(
@@ -28,6 +29,7 @@ CONFIG = RunConfig(
 )
 PRIOR = CollaborativePrior(np.linspace(-1, 1, ITEMS, dtype=np.float32), item_to_item=np.eye(ITEMS, dtype=np.float32))
 CHANGED = 0.02
+CATALOGUE = "c" * 64
 Tensors = dict[str, np.ndarray[Any, Any]]
 
 
@@ -65,7 +67,7 @@ def save_to(folder: Path, model: BehaviourStage) -> None:
         model,
         PRIOR,
         CONFIG,
-        catalogue_digest="of the catalogue",
+        catalogue_digest=CATALOGUE,
         privacy={"mode": "distributed", "epsilon": 7.5, "delta": 1e-5},
         version=4,
     )
@@ -136,13 +138,14 @@ def test_a_release_scores_as_the_model_that_was_saved(model: BehaviourStage, rel
         np.testing.assert_array_equal(found.prior.arrays()[name], array)
     assert found.prior.item_to_item is not None
     assert found.manifest["privacy"] == {"mode": "distributed", "epsilon": 7.5, "delta": 1e-5}
-    assert (found.manifest["version"], found.manifest["catalogue_sha256"]) == (4, "of the catalogue")
+    assert (found.manifest["version"], found.manifest["catalogue_sha256"]) == (4, CATALOGUE)
 
 
 def test_a_release_is_the_files_of_the_contract(saved: dict[str, bytes]) -> None:
     assert set(saved) == {*FILES, "manifest.json"}
     manifest = json.loads(saved["manifest.json"])
     assert manifest["files"] == {name: sha256(saved[name]).hexdigest() for name in FILES}
+    assert manifest["sizes"] == {name: len(saved[name]) for name in FILES}
     assert manifest["base_sha256"] == find_base(CONFIG.model.base).sha256
 
 
@@ -229,7 +232,7 @@ def test_a_manifest_that_is_none_is_refused(release: Path, text: str) -> None:
 
 def test_a_file_that_the_manifest_does_not_name_is_refused(release: Path) -> None:
     reseal(release, lambda manifest: manifest["files"].pop("config.json"))
-    with pytest.raises(IntegrityError, match=r"config\.json"):
+    with pytest.raises(IntegrityError, match=r"manifest\.json: .* config\.json"):
         load_release(release)
 
 
@@ -247,8 +250,9 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], object] = lambda man
     """Make a manifest that fits the files, as somebody who changed them would."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = {name: sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    manifest["sizes"] = {name: (folder / name).stat().st_size for name in FILES}
     change(manifest)
-    manifest["fingerprint"] = adapter._fingerprint(manifest)
+    manifest["fingerprint"] = fingerprint_of(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -313,7 +317,7 @@ def test_tensors_that_are_not_the_model_s_are_refused(
 
 def test_parameters_that_are_no_numbers_are_refused(release: Path) -> None:
     retensor(release / REST, lambda t: t.update({"scale.weight": np.full((1, 1), np.nan, dtype=np.float32)}))
-    with pytest.raises(AdapterMismatchError, match="finite"):
+    with pytest.raises(IntegrityError, match="finite"):
         load_release(release)
 
 
@@ -334,7 +338,7 @@ def test_a_configuration_with_an_unknown_key_is_refused(release: Path) -> None:
     config = json.loads((release / "config.json").read_text())
     (release / "config.json").write_text(json.dumps({**config, "shell": "rm"}))
     reseal(release)
-    with pytest.raises(ConfigError, match="shell"):
+    with pytest.raises(IntegrityError, match="shell"):
         load_release(release)
 
 

@@ -39,7 +39,8 @@ CONFIG = RunConfig(
 
 def released(run: Path, prior: CollaborativePrior, digest: str, mode: str) -> Path:
     model = BehaviourStage(find_base(DEFAULT_BASE), CONFIG.model, n_items=len(prior.popularity))
-    save_release(run / "adapter", model, prior, CONFIG, catalogue_digest=digest, privacy={"mode": mode}, version=1)
+    privacy = {"mode": mode, "epsilon": None if mode == "none" else 8.0, "delta": 1e-5}
+    save_release(run / "adapter", model, prior, CONFIG, catalogue_digest=digest, privacy=privacy, version=1)
     return run
 
 
