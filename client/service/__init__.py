@@ -1,0 +1,1 @@
+"""The local ranking service: HTTP on the partner's own premises. `app` is the way in."""

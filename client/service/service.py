@@ -1,0 +1,156 @@
+"""The service without HTTP: store, desk, device thread, and the watch over the shelf of releases."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.ranking.releases import ReleaseShelf
+from client.ranking.store import EventStore
+from client.service.batcher import Batcher
+from client.service.desk import Answer, Desk
+from client.service.monitor import Monitor
+from client.service.requests import RankRequest, ShelfResponse
+from client.service.stand import Stand, StandMaker
+from shared.adapter import Release, load_release
+from shared.errors import ConfigError, VeilrecError
+from shared.files import write_json
+
+HIDDEN_FILE = "hidden.json"
+KEPT = 2
+"""Other releases than the served one that are held ready for comparisons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where releases come from: one folder, or a shelf that is watched.
+
+    Parameters
+    ----------
+    adapter : Path or None
+        A run's own adapter: digests are checked, no signature.
+    shelf : ReleaseShelf or None
+    """
+
+    adapter: Path | None = None
+    shelf: ReleaseShelf | None = None
+
+
+class Service:
+    """What answers, and all that it owns; `close` ends it.
+
+    Raises
+    ------
+    IntegrityError
+        If there is nothing to serve that verifies.
+    """
+
+    def __init__(
+        self, maker: StandMaker, source: Source, store: EventStore, monitor: Monitor, *, every_s: float = 2.0
+    ) -> None:
+        self._maker, self._source, self.store, self.monitor = maker, source, store, monitor
+        self._others: dict[int, Stand] = {}
+        self._first: Stand | None = None
+        self.desk = Desk(self._open(), store, self._find)
+        self._hidden_file = maker.folder / HIDDEN_FILE
+        self.desk.hide(_hidden(self._hidden_file), available=False)
+        self.batcher: Batcher[RankRequest, Answer] = Batcher(self.desk.answer, observe=monitor.batches.observe)
+        self._stop = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, args=(every_s,), name="releases", daemon=True)
+        if source.shelf is not None:
+            self._watcher.start()
+
+    def hide(self, item_ids: Sequence[str], *, available: bool) -> int:
+        """`Desk.hide`, kept over a restart."""
+        hidden = self.desk.hide(item_ids, available=available)
+        write_json(self._hidden_file, sorted(self.desk.hidden))
+        return hidden
+
+    def shelved(self) -> ShelfResponse:
+        """What can be asked for by version."""
+        served, shelf = self.desk.stand.info, self._source.shelf
+        if shelf is None:
+            return ShelfResponse(served=served, versions=(served.version,), refused=0)
+        entries = shelf.entries()
+        whole = {int(one.manifest["version"]) for one in entries if one.manifest is not None and one.refusal is None}
+        refused = sum(one.refusal is not None for one in entries)
+        return ShelfResponse(served=served, versions=tuple(sorted(whole, reverse=True)), refused=refused)
+
+    def close(self) -> None:
+        """Answer what waits, then let go of everything."""
+        self._stop.set()
+        self.batcher.close()
+        if self._watcher.is_alive():
+            self._watcher.join(30.0)
+        self.store.close()
+
+    def look(self) -> bool:
+        """Serve what is new on the shelf; whether anything was."""
+        shelf = self._source.shelf
+        if shelf is None:
+            return False
+        before = self.desk.stand
+        found = shelf.poll(lambda release: self._serve(self._maker.make(release, signed=True)))
+        self.monitor.refused.set(sum(entry.refusal is not None for entry in shelf.entries()))
+        if found is None:
+            return False
+        self._others.pop(self.desk.stand.info.version, None)
+        self._others = {before.info.version: before, **self._others}
+        self._others = dict(list(self._others.items())[:KEPT])
+        return True
+
+    def _open(self) -> Stand:
+        if self._source.adapter is not None:
+            self._first = self._maker.make(load_release(self._source.adapter), signed=False)
+        shelf = self._source.shelf
+        if shelf is not None:
+            shelf.poll(self._begin)
+            if self._first is None:
+                raise shelf.nothing()
+        if self._first is None:
+            raise ConfigError("Expected a run folder or a shelf of releases.")
+        self.monitor.version.set(self._first.info.version)
+        return self._first
+
+    def _begin(self, release: Release) -> None:
+        self._first = self._maker.make(release, signed=True)
+
+    def _serve(self, stand: Stand) -> None:
+        self.desk.serve(stand)
+        self.monitor.version.set(stand.info.version)
+        self.monitor.tell("release", version=stand.info.version)
+
+    def _find(self, version: int) -> Stand:
+        """A stand for another verified release of the shelf; it is held for the next question."""
+        if version in self._others:
+            return self._others[version]
+        shelf = self._source.shelf
+        if shelf is None:
+            raise ConfigError(f"Expected release={self.desk.stand.info.version}: no other is at hand.")
+        stand = self._maker.make(shelf.open(version), signed=True)
+        self._others = dict([(version, stand), *self._others.items()][:KEPT])
+        return stand
+
+    def _watch(self, every_s: float) -> None:
+        while not self._stop.wait(every_s):
+            try:
+                self.look()
+            except VeilrecError as error:  # the shelf's own state: what is served stays
+                self.monitor.tell("shelf", error=error.wire_name)
+            except Exception as error:  # the watch must go on
+                self.monitor.trouble(error)
+
+
+def _hidden(file: Path) -> list[str]:
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError):
+        raise ConfigError(f"{file}: Expected a JSON list of item ids. Mend or delete it.") from None
+    if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
+        raise ConfigError(f"{file}: Expected a JSON list of item ids. Mend or delete it.")
+    return told

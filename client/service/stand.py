@@ -1,0 +1,117 @@
+"""A stand: one release, ready to rank over the shop's own catalogue. A new release gets a new stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.text_cache import TextCache
+from client.ranking.engine import Engine
+from client.ranking.explain import ScoreParts
+from client.ranking.index import CatalogueIndex, Progress
+from client.ranking.local_catalogue import aligned
+from client.ranking.rerank_stages import Groups, ItemFacts
+from client.service.requests import ReleaseInfo
+from shared.adapter import Release
+from shared.model.text import TextStage
+from shared.model.weights import choose_device, find_base, has_fast_bf16
+from shared.schema import Catalogue
+
+CATEGORY = "category"
+
+
+@dataclass(frozen=True)
+class Stand:
+    """What answers.
+
+    Parameters
+    ----------
+    engine : Engine
+    facts : ItemFacts
+        What rerank stages read of the items.
+    parts : ScoreParts
+        What explanations ask.
+    info : ReleaseInfo
+    """
+
+    engine: Engine
+    facts: ItemFacts
+    parts: ScoreParts
+    info: ReleaseInfo
+
+    def inside(self, categories: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Which items are in one of these categories, shape ``(I,)``."""
+        return self.facts.kind(CATEGORY).inside(np.arange(len(self.facts), dtype=np.int32), frozenset(categories))
+
+
+@dataclass(frozen=True, slots=True)
+class StandMaker:
+    """What stands are made of that stays when releases change.
+
+    Parameters
+    ----------
+    theirs, ours : Catalogue
+        The federation's, and the shop's own.
+    folder : Path
+        Keeps the catalogue's index.
+    cache : Path
+        File of text vectors; it holds those of users' reviews.
+    device : str
+        auto, cpu, cuda or mps.
+    """
+
+    theirs: Catalogue
+    ours: Catalogue
+    folder: Path
+    cache: Path
+    device: str = "auto"
+
+    def make(self, release: Release, *, signed: bool, progress: Progress | None = None) -> Stand:
+        """A stand for a verified release.
+
+        Raises
+        ------
+        AdapterMismatchError
+            If the release was trained with another catalogue than the federation's.
+        """
+        model, device = release.config.model, choose_device(self.device)
+        local = aligned(release, self.theirs, self.ours)
+        text = TextStage(
+            find_base(model.base), adapted_layers=model.adapted_layers, max_tokens=model.max_tokens, device=device
+        )
+        cache, width = TextCache(self.cache), release.model.width
+        index = CatalogueIndex.build(
+            self.folder / "index",
+            self.ours,
+            text.recipe(items=True),
+            lambda passages: cache.vectors(text, passages, width=width),
+            progress,
+        )
+        vectors = index.on(device)
+
+        def own_texts(texts: Sequence[str]) -> NDArray[np.float16]:
+            return cache.vectors(text, texts, width=width, items=False)[:, 0]
+
+        engine = Engine(local, self.ours, vectors, text, own_texts, bf16=has_fast_bf16(device.type))
+        facts = ItemFacts(
+            index.vectors[:, 1].astype(np.float32),
+            local.prior.popularity,
+            groups={CATEGORY: Groups.of(self.ours.categories, split=True)},
+        )
+        parts = ScoreParts(engine.model, engine.scorer.prior, vectors)
+        return Stand(engine, facts, parts, info_of(release, signed=signed))
+
+
+def info_of(release: Release, *, signed: bool) -> ReleaseInfo:
+    """What the service says of a release."""
+    privacy = release.manifest["privacy"]
+    told = "no differential privacy (simulation)"
+    if privacy["mode"] != "none":
+        told = f"{privacy['mode']}: user-level epsilon={privacy['epsilon']:.4g} at delta={privacy['delta']:.2g}"
+    return ReleaseInfo(
+        version=release.manifest["version"], fingerprint=release.fingerprint, privacy=told, signed=signed
+    )

@@ -1,0 +1,55 @@
+"""The command ``veilrec bench ranking``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulations.benchmarks.show import show
+
+COLUMNS = {
+    "system": "system",
+    "path": "path",
+    "items": "items",
+    "batch": "batch",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "users_per_s": "users/s",
+    "recall": "recall@10",
+    "peak_rss_mb": "MB",
+}
+
+
+def ranking(
+    items: Annotated[str, typer.Option(help="Sizes of the catalogue, with commas between.")] = "20000",
+    repeat: Annotated[int, typer.Option(min=1, help="Turns of each contender after one to warm up.")] = 5,
+    folder: Annotated[Path | None, typer.Option(help="Keeps the shops; by default they are made anew.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> None:
+    """Lists for users with 50 events: over HTTP, in the library, against FAISS and implicit, in turns."""
+    from tempfile import TemporaryDirectory
+
+    from shared.errors import ConfigError
+    from simulations.benchmarks.ranking import benchmark
+
+    sizes = [int(part) for part in items.split(",") if part.strip().isdigit()]
+    if not sizes or len(sizes) != len(items.split(",")) or min(sizes) < 1000:
+        raise ConfigError("Expected --items as numbers from 1,000 on with commas between, as in 20000,1000000.")
+    with TemporaryDirectory() as temporary:
+        rows = [
+            row
+            for size in sizes
+            for row in benchmark(size, repeat, folder or Path(temporary), lambda line: print(line, file=sys.stderr))
+        ]
+    show(
+        "ranking",
+        rows,
+        COLUMNS,
+        as_json=as_json,
+        caption="Medians over turns. HTTP: a service of its own process with 50 events of each user in SQLite.",
+    )
