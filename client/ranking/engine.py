@@ -17,7 +17,7 @@ from torch import Tensor
 
 from client.batches import BatchMaker
 from client.ranking.scan import Scan
-from client.ranking.scorer import QUERY_BEHAVIOUR_WEIGHT, ModelScorer, standardised
+from client.ranking.scorer import QUERY_BEHAVIOUR_WEIGHT, QUERY_POPULARITY_WEIGHT, ModelScorer, standardised
 from shared.adapter import Release
 from shared.errors import AdapterMismatchError, RankingError
 from shared.model.behaviour import CatalogueVectors, EventBatch
@@ -28,7 +28,7 @@ from shared.schema import Catalogue, Histories
 BATCH = 256
 SCAN_ABOVE = 100_000
 """Items above which a CPU looks through 8-bit scores first. A GPU has the bandwidth to score all of them."""
-WISH_WEIGHT = 1.0
+WISH_WEIGHT = 0.5
 """Of what a user asks for in words beside what their history says, both standardised over the catalogue."""
 Mask = NDArray[np.bool_]
 Best = tuple[Tensor, Tensor]
@@ -155,7 +155,8 @@ class Engine:
         for k, text in enumerate(texts):
             barred = [_barred(_NOTHING_MET, _one(allowed, np.int64(k)))]
             if self._scan:
-                values, rows = self._scan.best(self._wish(self._scan, text), torch.zeros(1), depth, barred)
+                gain = torch.tensor([QUERY_POPULARITY_WEIGHT * _per_deviation(self.scorer.prior.popularity)])
+                values, rows = self._scan.best(self._asked(self._scan, text), gain, depth, barred)
             else:
                 scores = torch.from_numpy(self.scorer.query(text, self.text)).to(self.device).unsqueeze(0)
                 values, rows = _best(scores, depth, barred)
@@ -174,7 +175,7 @@ class Engine:
         scores = self.scorer.batch(batch)
         for row, wish in enumerate(wishes):
             if wish:
-                asked = torch.from_numpy(self.scorer.query(wish, self.text)).to(self.device)
+                asked = torch.from_numpy(self.scorer.query(wish, self.text, popularity=0.0)).to(self.device)
                 scores[row] = standardised(scores[row]) + WISH_WEIGHT * standardised(asked)
         return _best(scores, depth, barred)
 
@@ -191,13 +192,22 @@ class Engine:
         return self._scan.best(vectors, gains, depth, barred)
 
     def _wish(self, scan: Scan, text: str) -> Tensor:
-        """`ModelScorer.query` as one vector, ``(1, H)``, standardised."""
+        """`_asked`, standardised."""
+        return scan.standardised(self._asked(scan, text), torch.zeros(1))[0]
+
+    def _asked(self, scan: Scan, text: str) -> Tensor:
+        """`ModelScorer.query` without popularity as one vector, ``(1, H)``."""
         two, _ = scan.standardised(self.scorer.query_vectors(text, self.text), torch.zeros(2))
-        both = two[:1] + QUERY_BEHAVIOUR_WEIGHT * two[1:]
-        return scan.standardised(both, torch.zeros(1))[0]
+        return two[:1] + QUERY_BEHAVIOUR_WEIGHT * two[1:]
 
 
 _NOTHING_MET = np.zeros(0, dtype=np.int32)
+
+
+def _per_deviation(scores: Tensor) -> float:
+    """What scores are to be multiplied with for deviation 1; 0 where all are equal."""
+    deviation = float(scores.std())
+    return 1 / deviation if deviation > 0 else 0.0
 
 
 def _one(allowed: Sequence[Mask | None], place: np.int64) -> Mask | None:

@@ -19,6 +19,9 @@ from shared.schema import Histories
 Scores = NDArray[np.float32]
 QUERY_BEHAVIOUR_WEIGHT = 0.25
 """Weight of the behaviour stage beside the plain similarity of query and item."""
+QUERY_POPULARITY_WEIGHT = 0.5
+"""Of popularity, where nothing else is known than the query: of what fits words that fit many, most want what most do.
+The largest weight at which a title still finds its own item first, for 99 % of titles."""
 
 
 class ModelScorer:
@@ -83,11 +86,16 @@ class ModelScorer:
         return newest.float()
 
     @torch.inference_mode()
-    def query(self, text: str, stage: TextStage) -> Scores:
+    def query(self, text: str, stage: TextStage, *, popularity: float = QUERY_POPULARITY_WEIGHT) -> Scores:
         """Scores for a natural-language intent, shape ``(I,)``.
 
         The query is one event whose text vector stands where an item's would; beside it, the plain
-        similarity of the frozen BERT, both standardised.
+        similarity of the frozen BERT and the prior's popularity, all standardised.
+
+        Parameters
+        ----------
+        popularity : float
+            0 where the wish stands beside a history, whose scores have popularity already.
         """
         likeness, event = self._read_query(text, stage)
         similar = standardised(likeness @ self._catalogue.items.T)
@@ -95,6 +103,7 @@ class ModelScorer:
             return np.asarray(similar.cpu().numpy(), dtype=np.float32)
         wanted = self._model.score(self._model.newest(event, self._catalogue), self._catalogue)[0]
         scores = similar + QUERY_BEHAVIOUR_WEIGHT * standardised(wanted)
+        scores = scores + popularity * standardised(self._prior.popularity)
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
     @torch.inference_mode()

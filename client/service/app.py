@@ -18,6 +18,7 @@ from client.service.batcher import BusyError
 from client.service.desk import Answer
 from client.service.guard import MOST_BODY, Guard
 from client.service.monitor import Watch
+from client.service.questions import add_questions
 from client.service.requests import (
     AvailabilityRequest,
     AvailabilityResponse,
@@ -88,6 +89,7 @@ def create_app(
     )
     _add_ranking(app, service)
     _add_keeping(app, service)
+    add_questions(app, service, service.batcher.call)
     _add_operations(app, service)
     _add_page(app)
     _add_errors(app)

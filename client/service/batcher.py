@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from shared.errors import RankingError
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class BusyError(RankingError):
@@ -27,6 +28,22 @@ class BusyError(RankingError):
 class _Job(Generic[Asked, Answer]):
     asked: Sequence[Asked]
     answered: Future[list[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Something else that needs the device: done by itself, in its turn."""
+
+    work: Callable[[], Any]
+    answered: Future[Any]
+
+    def run(self) -> None:
+        if not self.answered.set_running_or_notify_cancel():
+            return
+        try:
+            self.answered.set_result(self.work())
+        except Exception as error:  # as with batches: the thread must live on
+            self.answered.set_exception(error)
 
 
 class Batcher(Generic[Asked, Answer]):
@@ -53,9 +70,9 @@ class Batcher(Generic[Asked, Answer]):
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._answer, self._most, self._observe = answer, most, observe
-        self._jobs: queue.Queue[_Job[Asked, Answer] | None] = queue.Queue(maxsize=waiting)
+        self._jobs: queue.Queue[_Job[Asked, Answer] | _Work | None] = queue.Queue(maxsize=waiting)
         self._closing = self._ended = False
-        self._held: _Job[Asked, Answer] | None = None
+        self._held: _Job[Asked, Answer] | _Work | None = None
         self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
         self._thread.start()
 
@@ -72,13 +89,28 @@ class Batcher(Generic[Asked, Answer]):
     def submit(self, asked: Sequence[Asked]) -> Future[list[Answer]]:
         """The same without waiting."""
         job: _Job[Asked, Answer] = _Job(asked, Future())
+        self._put(job)
+        return job.answered
+
+    async def call(self, work: Callable[[], Result], /) -> Result:
+        """The result of `work`, which is run in the thread between two batches; keep it as short as a batch.
+
+        Raises
+        ------
+        BusyError
+            As `ask` does; and whatever `work` raises.
+        """
+        waiting: Future[Result] = Future()
+        self._put(_Work(work, waiting))
+        return await asyncio.wrap_future(waiting)
+
+    def _put(self, job: _Job[Asked, Answer] | _Work) -> None:
         try:
             if self._closing:
                 raise queue.Full
             self._jobs.put_nowait(job)
         except queue.Full:
             raise BusyError("Expected fewer requests at once: try again in a moment.") from None
-        return job.answered
 
     @property
     def waiting(self) -> int:
@@ -97,7 +129,10 @@ class Batcher(Generic[Asked, Answer]):
             self._held = None
             if first is None:
                 break
-            self._run(self._together(first))
+            if isinstance(first, _Work):
+                first.run()
+            else:
+                self._run(self._together(first))
         while not self._jobs.empty():  # who came while the last was put
             late = self._jobs.get_nowait()
             if late is not None:
@@ -114,7 +149,7 @@ class Batcher(Generic[Asked, Answer]):
             if job is None:
                 self._ended = True  # after this batch
                 break
-            if size + len(job.asked) > self._most:
+            if isinstance(job, _Work) or size + len(job.asked) > self._most:
                 self._held = job
                 break
             jobs.append(job)

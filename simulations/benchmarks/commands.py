@@ -9,6 +9,7 @@ import typer
 from simulations.benchmarks.cold import cold
 from simulations.benchmarks.explain_command import explain
 from simulations.benchmarks.quality.command import quality
+from simulations.benchmarks.questions_command import questions
 from simulations.benchmarks.ranking_command import ranking
 from simulations.benchmarks.rerank_command import rerank
 from simulations.benchmarks.show import show
@@ -22,6 +23,7 @@ bench_app.command()(simulation)
 bench_app.command()(ranking)
 bench_app.command()(explain)
 bench_app.command()(rerank)
+bench_app.command()(questions)
 
 _HEADINGS = {
     "parameters": "size",

@@ -13,6 +13,7 @@ import pytest
 
 from client.data.ingest import RawData, write
 from client.ranking.rank import LocalRanker, data_of
+from client.ranking.scorer import ModelScorer
 from shared.adapter import load_release
 from shared.errors import (
     AdapterMismatchError,
@@ -120,6 +121,18 @@ def test_a_query_finds_what_it_names(ranker: LocalRanker, titles: dict[str, str]
     items = sorted(titles)[::7]
     found = [any(hit.item_id == item for hit in ranker.for_query(titles[item], 5).items) for item in items]
     assert np.mean(found) > 0.8
+
+
+def test_a_title_finds_its_own_item_before_what_is_popular(
+    ranker: LocalRanker, titles: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And would not, were popularity worth many times as much."""
+    items = sorted(titles)[::5]
+    first = lambda: np.mean([ranker.for_query(titles[item], 1).items[0].item_id == item for item in items])  # noqa: E731
+    assert first() >= 0.9
+    real = ModelScorer.query
+    monkeypatch.setattr(ModelScorer, "query", lambda scorer, *asked: real(scorer, *asked, popularity=8.0))
+    assert first() < 0.7
 
 
 def test_a_query_ranks_the_whole_catalogue(ranker: LocalRanker, titles: dict[str, str]) -> None:

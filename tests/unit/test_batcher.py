@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import Future
 
@@ -119,4 +120,33 @@ def test_who_gave_up_waiting_is_not_answered(device: Device) -> None:
     device.go.set()
     assert last.result(WAIT_S) == [4]
     assert [7] not in device.batches
+    batcher.close()
+
+
+def test_other_work_has_its_turn_between_two_batches(device: Device) -> None:
+    """In the device's thread, alone, in the order of arrival; what it raises is for its caller."""
+    batcher = Batcher(device, most=8)
+    order: list[str] = []
+
+    async def ask_all() -> list[object]:
+        def note() -> str:
+            order.append(f"{threading.current_thread().name} after {len(device.batches)}")
+            return "done"
+
+        def fail() -> None:
+            raise ValueError("on purpose")
+
+        first = asyncio.ensure_future(batcher.ask([1]))
+        await asyncio.sleep(0)
+        assert device.begun.wait(WAIT_S)
+        rest = [asyncio.ensure_future(one) for one in (batcher.ask([2]), batcher.call(note), batcher.ask([3]))]
+        await asyncio.sleep(0)
+        failed = asyncio.ensure_future(batcher.call(fail))
+        await asyncio.sleep(0)
+        device.go.set()
+        return await asyncio.wait_for(asyncio.gather(first, *rest, failed, return_exceptions=True), WAIT_S)
+
+    *answers, failed = asyncio.run(ask_all())
+    assert answers == [[1], [4], "done", [9]] and isinstance(failed, ValueError)
+    assert device.batches == [[1], [2], [3]] and order == ["ranking after 2"]
     batcher.close()
