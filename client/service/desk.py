@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from client.ranking.engine import Mask, Retrieved
 from client.ranking.explain import Explanation, explain
+from client.ranking.explain_words import Texts, explain_query, explain_words
 from client.ranking.rerank import pipeline, rerank
 from client.ranking.rerank_stages import Candidates
 from client.ranking.sentences import sentence
 from client.ranking.store import EventStore
-from client.service.requests import Basis, Ranked, RankRequest, RankResponse, Reason
+from client.service.requests import Basis, Ranked, RankRequest, RankResponse, Reason, Word
 from client.service.sessions import histories_of
 from client.service.stand import Stand
 from shared.errors import ConfigError, VeilrecError
@@ -141,14 +142,28 @@ class Desk:
         stages = pipeline(request.rerank, catalogue, stand.facts, now=time.time(), k=request.k)
         best = rerank(Candidates(rows.astype(np.int32), scores), stand.facts, stages)
         why: Sequence[Explanation | None] = [None] * len(best)
-        if request.explain and histories is not None:
-            maker = stand.engine.maker(histories)
-            why = explain(stand.parts, maker, histories[user], [int(row) for row in best.rows])
+        if request.explain and basis != "popularity":
+            why = _explained(stand, request, [int(row) for row in best.rows], histories, user)
         items = tuple(
             _ranked(stand, n, int(row), float(score), one)
             for n, (row, score, one) in enumerate(zip(best.rows, best.scores, why, strict=True), start=1)
         )
         return RankResponse(items=items, basis=basis, release=stand.info.version)
+
+
+def _explained(
+    stand: Stand, request: RankRequest, rows: list[int], histories: Histories | None, user: int
+) -> Sequence[Explanation]:
+    """By the things of the history; of a wish alone, by its words."""
+    engine = stand.engine
+    if histories is None:
+        return explain_query(request.query or "", lambda text: engine.scorer.query(text, engine.text), rows)
+    maker, history = engine.maker(histories), histories[user]
+    found = explain(stand.parts, maker, history, rows)
+    if not request.words:
+        return found
+    texts = Texts(engine.catalogue, histories.review_texts, engine.text)
+    return explain_words(found, stand.parts, maker, history, texts)
 
 
 def _ranked(stand: Stand, rank: int, row: int, score: float, why: Explanation | None) -> Ranked:
@@ -168,5 +183,10 @@ def _ranked(stand: Stand, rank: int, row: int, score: float, why: Explanation | 
                 effect=one.effect,
             )
             for one in because
+        ),
+        words=tuple(
+            Word(word=one.word, source=one.source, effect=one.effect)
+            for one in (() if why is None else why.words[:NAMED])
+            if one.effect > 0
         ),
     )

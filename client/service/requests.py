@@ -76,6 +76,7 @@ class RankRequest(_Model):
     categories: tuple[ItemId, ...] = Field(default=(), max_length=100, description="Only items in one of these.")
     rerank: RerankSettings = RerankSettings()
     explain: bool = False
+    words: bool = Field(default=False, description="Also which words moved an explained item; it takes a second.")
     release: int | None = Field(
         default=None, ge=1, le=2**53, description="A version on the shelf; by default the one served."
     )
@@ -96,6 +97,14 @@ class Reason(_Model):
     effect: float = Field(description="How much lower the score were without it.")
 
 
+class Word(_Model):
+    """A word of a title, a review or the query, and what it did to the score."""
+
+    word: str
+    source: Literal["title", "review", "query"]
+    effect: float = Field(description="How much lower the score were without it.")
+
+
 class Ranked(_Model):
     """One place of a list."""
 
@@ -105,6 +114,7 @@ class Ranked(_Model):
     score: float | None = Field(description="Null for an item that a rule put there.")
     reason: str = ""
     because: tuple[Reason, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 class ReleaseInfo(_Model):

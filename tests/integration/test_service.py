@@ -142,6 +142,20 @@ def test_an_explained_list_names_what_the_user_met(shop_api: TestClient, somebod
     assert ids(answer) == ids(asked(shop_api, user_id=somebody, k=5))
 
 
+def test_a_wish_is_explained_by_its_words(shop_api: TestClient) -> None:
+    answer = asked(shop_api, query="a lamp for the desk", explain=True, k=3)
+    assert all(item["reason"] and not item["because"] for item in answer["items"])
+    words = {word["word"] for word in answer["items"][0]["words"]}
+    assert words & {"lamp", "desk"} and words <= {"a", "lamp", "for", "the", "desk"}
+
+
+def test_words_are_told_where_they_are_asked_for(shop_api: TestClient, somebody: str) -> None:
+    assert not any(item["words"] for item in asked(shop_api, user_id=somebody, explain=True, k=3)["items"])
+    told = asked(shop_api, user_id=somebody, explain=True, words=True, k=3)["items"]
+    assert all(word["source"] in ("title", "review") for item in told for word in item["words"])
+    assert any(item["words"] for item in told)
+
+
 def test_what_is_held_of_a_user_is_told_newest_first(shop_api: TestClient, shop_data: RawData, somebody: str) -> None:
     events = asked(shop_api, "/v1/users/history", user_id=somebody)["events"]
     assert [event["timestamp"] for event in events] == sorted((e["timestamp"] for e in events), reverse=True)
