@@ -100,6 +100,7 @@ def listen(service: Service, host: str, port: int, tokens: frozenset[bytes], rat
     )
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen(config.backlog)  # before it is told: who reads the line may ask at once
     service.monitor.tell("listening", port=socket.getsockname()[1], pid=os.getpid())
     try:
         server.run(sockets=[socket])

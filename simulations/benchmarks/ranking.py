@@ -9,12 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def served(world: Path, batch: int) -> Turn:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     # However this process ends, so does its service.
-    atexit.register(process.terminate)
+    atexit.register(_end, process)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     connection = http.client.HTTPConnection("127.0.0.1", _port(process), timeout=START_S)
 
@@ -118,23 +119,33 @@ def served(world: Path, batch: int) -> Turn:
             raise IntegrityError(f"Expected {batch} lists of {K} items, got status={answer.status}.")
 
     def turn() -> dict[str, float]:
-        connection.close()  # one that was idle for long may be closed at the other end
-        return _timed(ask, batch, server_rss_mb=_peak_of(process.pid))
+        try:
+            return _timed(ask, batch, server_rss_mb=_peak_of(process.pid))
+        finally:
+            connection.close()  # one that is idle for long is closed at the other end
 
     return turn
 
 
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    process.wait()
+
+
 def _port(process: subprocess.Popen[str]) -> int:
     """Where the service listens, as its log says; its log is read to the end of the process."""
-    import threading
-
     if process.stderr is None:
         raise AssertionError("a process without its log")
     for line in process.stderr:
         if line.startswith("{") and (told := json.loads(line))["event"] == "listening":
-            threading.Thread(target=process.stderr.read, daemon=True).start()
+            threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
             return int(told["port"])
     raise IntegrityError("Expected a service that listens, it ended.")
+
+
+def _drain(log: IO[str]) -> None:
+    with log:
+        log.read()
 
 
 def _peak_of(pid: int) -> float:
