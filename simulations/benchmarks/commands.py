@@ -10,7 +10,7 @@ from simulations.benchmarks.cold import cold
 from simulations.benchmarks.explain_command import explain
 from simulations.benchmarks.quality.command import quality
 from simulations.benchmarks.questions_command import questions
-from simulations.benchmarks.ranking_command import ranking
+from simulations.benchmarks.ranking_command import load, ranking
 from simulations.benchmarks.rerank_command import rerank
 from simulations.benchmarks.show import show
 from simulations.benchmarks.speed_commands import simulation, training
@@ -21,6 +21,7 @@ bench_app.command()(quality)
 bench_app.command()(training)
 bench_app.command()(simulation)
 bench_app.command()(ranking)
+bench_app.command()(load)
 bench_app.command()(explain)
 bench_app.command()(rerank)
 bench_app.command()(questions)

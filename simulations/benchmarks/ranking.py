@@ -95,16 +95,8 @@ def _timed(ask: Callable[[int], object], batch: int, **more: float) -> dict[str,
 
 def served(world: Path, batch: int) -> Turn:
     """``veilrec serve`` in a process of its own, asked over HTTP on one connection."""
-    command = [sys.executable, "-c", "from simulations.cli import main; main()", "serve", "--run", str(world)]
-    command += ["--data", str(world / "data"), "--state", str(world / "state"), "--port", "0"]
-    database = world / f"events-{batch}.sqlite"
-    command += ["--database", f"sqlite:///{database}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-    # However this process ends, so does its service.
-    atexit.register(_end, process)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    connection = http.client.HTTPConnection("127.0.0.1", _port(process), timeout=START_S)
+    process, port = start_service(world, f"events-{batch}.sqlite")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_S)
 
     def ask(number: int) -> None:
         if batch == 1:
@@ -120,11 +112,23 @@ def served(world: Path, batch: int) -> Turn:
 
     def turn() -> dict[str, float]:
         try:
-            return _timed(ask, batch, server_rss_mb=_peak_of(process.pid))
+            return _timed(ask, batch, server_rss_mb=peak_of(process.pid))
         finally:
             connection.close()  # one that is idle for long is closed at the other end
 
     return turn
+
+
+def start_service(world: Path, database: str) -> tuple[subprocess.Popen[str], int]:
+    """``veilrec serve`` over a world, with its events in a file of it; the process, and the port that it listens on."""
+    command = [sys.executable, "-c", "from simulations.cli import main; main()", "serve", "--run", str(world)]
+    command += ["--data", str(world / "data"), "--state", str(world / "state"), "--port", "0"]
+    command += ["--database", f"sqlite:///{world / database}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # However this process ends, so does its service.
+    atexit.register(_end, process)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    return process, _port(process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -148,10 +152,11 @@ def _drain(log: IO[str]) -> None:
         log.read()
 
 
-def _peak_of(pid: int) -> float:
+def peak_of(pid: int, what: str = "VmHWM") -> float:
+    """Memory of a process in MB: the most so far, or ``VmRSS`` now; 0 where the system does not tell."""
     status = Path(f"/proc/{pid}/status")
     lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:")), 0.0)
 
 
 def library(world: Path, batch: int) -> Turn:

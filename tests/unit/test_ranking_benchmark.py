@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from client.ranking.engine import Engine
-from simulations.benchmarks import ranking
+from simulations.benchmarks import load, ranking
 from simulations.benchmarks.ranking import implicit_als, library, mean_and_faiss, served
 from simulations.benchmarks.ranking_world import make_world
 from simulations.benchmarks.turns import Turn
@@ -62,6 +62,21 @@ def test_the_service_is_asked_over_http(world: Path, monkeypatch: pytest.MonkeyP
     finally:
         for end in ends:
             end()
+
+
+def test_a_service_at_saturation_answers_everybody(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Callable[[], object]] = []
+    monkeypatch.setattr(atexit, "register", lambda end, *of: ends.append(partial(end, *of)))
+    monkeypatch.setattr(ranking.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(load, "SAMPLES", 10)
+    (world.parent / "1000").symlink_to(world)
+    try:
+        row = load.benchmark(1000, 10, 0.05, world.parent)
+    finally:
+        for end in ends:
+            end()
+    assert row["requests"] > 20 and row["failures"] == 0
+    assert row["rss_end_mb"] > 100 and row["p99_ms"] >= row["p50_ms"] > 0
 
 
 def test_the_usual_ways_make_lists(world: Path) -> None:
