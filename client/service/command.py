@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,6 +103,8 @@ def listen(service: Service, host: str, port: int, tokens: frozenset[bytes], rat
     socket = config.bind_socket()
     socket.listen(config.backlog)  # before it is told: who reads the line may ask at once
     service.monitor.tell("listening", port=socket.getsockname()[1], pid=os.getpid())
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has finished
+        signal.signal(number, lambda *_: None)
     try:
         server.run(sockets=[socket])
     finally:
