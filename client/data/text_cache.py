@@ -81,6 +81,14 @@ class TextCache:
         joined = b"".join(known[key] for key in keys)
         return np.frombuffer(joined, dtype=np.float16).reshape(len(texts), parts, width)
 
+    def erase(self, stage: TextStage, texts: Sequence[str], *, items: bool = True) -> int:
+        """Forget the vectors of `texts`, overwriting them, and say how many were held. They can be computed anew."""
+        recipe = stage.recipe(items=items)
+        with self._open() as db:
+            db.execute("PRAGMA secure_delete = ON")
+            found = [db.execute("DELETE FROM vectors WHERE key = ?", (_key(recipe, text),)).rowcount for text in texts]
+        return sum(found)
+
     def _read(self, keys: list[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         with self._open() as db:

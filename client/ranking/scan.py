@@ -20,6 +20,8 @@ SHORTLIST = 1000
 LEVELS = 127.0
 MOST_SCORES = 2**26
 """That are held at once: a batch is scanned in parts."""
+ROWS = 65_536
+"""Of the catalogue that are prepared at once."""
 
 
 class Scan:
@@ -36,10 +38,9 @@ class Scan:
     def __init__(self, items: Tensor, bias: Tensor) -> None:
         self._items, self._bias = items, bias
         self._step = items.abs().amax().clamp(min=1e-12) / LEVELS
-        self._coarse = (items / self._step).round_().to(torch.int8)
-        extended = torch.cat([items, bias.unsqueeze(1)], dim=1)  # (I, H + 1)
-        centred = extended - extended.mean(0)
-        self._spread = centred.T @ centred / len(items)
+        parts = range(0, len(items), ROWS)  # a copy of all of them would be the most memory that is ever needed
+        self._coarse = torch.cat([(items[k : k + ROWS] / self._step).round_().to(torch.int8) for k in parts])
+        self._spread = _covariance(items, bias)
 
     def standardised(self, vectors: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
         """The same rankings with scores of deviation 1 over the catalogue: ``(B, H)`` and ``(B,)``, scaled."""
@@ -84,3 +85,15 @@ class Scan:
         step = vectors.abs().amax(1, keepdim=True).clamp(min=1e-12) / LEVELS
         coarse = (vectors / step).round().to(torch.int8)
         return torch._int_mm(coarse, self._coarse.T).float() * (step * self._step)
+
+
+def _covariance(items: Tensor, bias: Tensor) -> Tensor:
+    """Of item vectors with their bias as one coordinate more, shape ``(H + 1, H + 1)``; summed in float64."""
+    moments = torch.zeros(items.shape[1] + 1, items.shape[1] + 1, dtype=torch.float64)
+    total = torch.zeros(items.shape[1] + 1, dtype=torch.float64)
+    for k in range(0, len(items), ROWS):
+        part = torch.cat([items[k : k + ROWS], bias[k : k + ROWS].unsqueeze(1)], dim=1).double()
+        moments += part.T @ part
+        total += part.sum(0)
+    mean = total / len(items)
+    return (moments / len(items) - torch.outer(mean, mean)).float()

@@ -196,6 +196,11 @@ class EventStore:
         ids = [tidy(user_id, "user_id") for user_id in user_ids]
         return self._found(dict(zip(self._key.pseudonyms(ids), ids, strict=True)), catalogue)
 
+    def reviews(self, user_id: str) -> frozenset[str]:
+        """All texts that are held of a user, whether or not the catalogue has the items."""
+        user = bytes.fromhex(self.pseudonym(user_id))
+        return frozenset(row.review for rows in self._read([user], None).values() for row in rows if row.review)
+
     def users(self) -> int:
         """Users of whom anything is held."""
         with answering(self._name, RankingError), self._reader.connect() as db:

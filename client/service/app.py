@@ -135,7 +135,7 @@ def _add_keeping(app: FastAPI, service: Service) -> None:
     @app.post("/v1/users/forget", responses=FAILURES)
     def forget(request: ForgetRequest) -> ForgetResponse:
         """Erase all that is held of a user."""
-        return ForgetResponse(erased=service.store.forget(request.user_id))
+        return ForgetResponse(erased=service.forget(request.user_id))
 
     @app.post("/v1/items/availability", responses=FAILURES)
     def availability(request: AvailabilityRequest) -> AvailabilityResponse:

@@ -69,6 +69,13 @@ class Service:
         write_json(self._hidden_file, sorted(self.desk.hidden))
         return hidden
 
+    def forget(self, user_id: str) -> int:
+        """Erase all that is held of a user: events, and vectors of the user's own texts."""
+        texts = self.store.reviews(user_id)
+        erased = self.store.forget(user_id)
+        self._maker.forget(texts, self.desk.stand.engine.text)
+        return erased
+
     def shelved(self) -> ShelfResponse:
         """What can be asked for by version."""
         served, shelf = self.desk.stand.info, self._source.shelf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,10 @@ class StandMaker:
     cache: Path
     device: str = "auto"
 
+    def forget(self, texts: Collection[str], stage: TextStage) -> None:
+        """Erase the vectors of users' own texts."""
+        TextCache(self.cache).erase(stage, sorted(texts), items=False)
+
     def make(self, release: Release, *, signed: bool, progress: Progress | None = None) -> Stand:
         """A stand for a verified release.
 
@@ -98,7 +102,7 @@ class StandMaker:
 
         engine = Engine(local, self.ours, vectors, text, own_texts, bf16=has_fast_bf16(device.type))
         facts = ItemFacts(
-            index.vectors[:, 1].astype(np.float32),
+            vectors.items.cpu().numpy(),
             local.prior.popularity,
             groups={CATEGORY: Groups.of(self.ours.categories, split=True)},
         )

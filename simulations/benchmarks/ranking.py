@@ -30,6 +30,8 @@ CHECKED = 50
 """Users whose lists are compared with those of a search of everything."""
 K = 10
 FACTORS = 64
+ALONE_ABOVE = 200_000
+"""Items above which no batches are asked for: each contender has a catalogue of its own in memory."""
 START_S = 600.0
 
 
@@ -67,6 +69,8 @@ def benchmark(
         Case("sentence-transformers + FAISS", "library", 1, mean_and_faiss),
         Case("implicit ALS", "library", 1, implicit_als),
     ]
+    if items > ALONE_ABOVE:
+        cases = [case for case in cases if case.batch == 1]
     contenders: dict[str, Contender] = {
         str(k): partial(case.contender, world, case.batch) for k, case in enumerate(cases)
     }

@@ -13,6 +13,7 @@ from service_setting import running
 from starlette.testclient import TestClient
 
 from client.data.ingest import RawData
+from client.data.text_cache import TextCache
 from client.ranking.rank import LocalRanker
 from client.service.app import create_app
 from client.service.service import Service, Source
@@ -101,6 +102,24 @@ def test_a_fresh_click_changes_the_next_list_and_is_gone_when_forgotten(
     assert ids(session) == ids(after), "a session that is not kept is read as one that is"
     assert asked(shop_api, "/v1/users/forget", user_id="newcomer") == {"erased": 2}
     assert asked(shop_api, user_id="newcomer")["basis"] == "popularity"
+
+
+def test_forgetting_a_user_erases_the_vectors_of_what_the_user_wrote(
+    shop_api: TestClient, service: Service, shop_data: RawData
+) -> None:
+    item = str(shop_data.items.get_column("item_id")[3])
+    events = [
+        {"item_id": item, "kind": "review", "review": SECRET},
+        {"item_id": "not sold here", "review": SECRET + "!"},
+    ]
+    asked(shop_api, "/v1/events", user_id="writer", events=events)
+    asked(shop_api, user_id="writer")
+    stage, cache = service.desk.stand.engine.text, TextCache(service._maker.cache)
+    assert asked(shop_api, "/v1/users/forget", user_id="writer") == {"erased": 2}
+    assert cache.erase(stage, [SECRET, SECRET + "!"], items=False) == 0
+    session = {"events": [{"item_id": item, "kind": "review", "review": SECRET}]}
+    asked(shop_api, **session)
+    assert cache.erase(stage, [SECRET], items=False) == 1, "vectors of reviews are held where this test looks"
 
 
 def test_a_wish_beside_a_history_moves_the_list_towards_it(
@@ -209,7 +228,7 @@ def test_an_error_that_nobody_expected_tells_nothing(
     def breaks(user_id: str) -> int:
         raise ValueError(f"{user_id} broke it")
 
-    monkeypatch.setattr(service.store, "forget", breaks)
+    monkeypatch.setattr(service, "forget", breaks)
     response = shop_api.post("/v1/users/forget", json={"user_id": SECRET})
     assert response.status_code == 500 and SECRET not in response.text
     assert '"ValueError"' in log.getvalue() and SECRET not in log.getvalue()
