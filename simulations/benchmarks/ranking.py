@@ -136,6 +136,7 @@ def start_service(world: Path, database: str) -> tuple[subprocess.Popen[str], in
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
     process.terminate()
     process.wait()
 
