@@ -24,6 +24,9 @@ def serve(
     catalogue: Annotated[
         str | None, typer.Option(help="Data with the federation's items, where the shop's own differ.")
     ] = None,
+    premises: Annotated[
+        Path | None, typer.Option(help="The partner's, whose personal part of a release is added (partner value).")
+    ] = None,
     state: Annotated[Path | None, typer.Option(help="Folder of the service's own; by default in VEILREC_HOME.")] = None,
     database: Annotated[str | None, typer.Option(help="postgresql://... instead of SQLite in the folder.")] = None,
     tokens: Annotated[Path | None, typer.Option(help="File of bearer tokens, one a line, mode 0600.")] = None,
@@ -42,7 +45,7 @@ def serve(
         raise ConfigError("Expected --trust KEY beside --releases: whose signature counts.")
     known = read_tokens(tokens) if tokens is not None else frozenset()
     check_exposure(host, known)
-    service = open_service(data, run, releases, trust or (), catalogue, state, database, device)
+    service = open_service(data, run, releases, trust or (), catalogue, premises, state, database, device)
     listen(service, host, port, known, rate)
 
 
@@ -52,6 +55,7 @@ def open_service(
     releases: Path | None,
     trust: Sequence[str],
     catalogue: str | None,
+    premises: Path | None,
     state: Path | None,
     database: str | None,
     device: str,
@@ -85,7 +89,7 @@ def open_service(
     key = PseudonymKey.load_or_create(folder / "pseudonyms.key")
     store = EventStore.open(database or f"sqlite:///{folder / 'events.sqlite'}", key)
     store.import_histories(cleaned.interactions)
-    maker = StandMaker(theirs, ours, folder, home / "cache" / "text-vectors.sqlite", device)
+    maker = StandMaker(theirs, ours, folder, home / "cache" / "text-vectors.sqlite", device, premises)
     return Service(maker, source, store, Monitor())
 
 

@@ -124,6 +124,7 @@ class ReleaseInfo(_Model):
     fingerprint: str
     privacy: str = Field(description="Mode, epsilon and delta as the release says them.")
     signed: bool = Field(description="Whether a trusted key's signature was checked.")
+    personal: bool = Field(default=False, description="Whether the partner's own part was added.")
 
 
 class RankResponse(_Model):

@@ -14,6 +14,8 @@ from client.ranking.engine import Engine
 from client.ranking.explain import ScoreParts
 from client.ranking.index import CatalogueIndex, Progress
 from client.ranking.local_catalogue import aligned
+from client.ranking.personal import PersonalPrior
+from client.ranking.personal_adapter import PersonalAdapter
 from client.ranking.rerank_stages import Groups, ItemFacts
 from client.service.requests import ReleaseInfo
 from shared.adapter import Release
@@ -62,6 +64,8 @@ class StandMaker:
         File of text vectors; it holds those of users' reviews.
     device : str
         auto, cpu, cuda or mps.
+    premises : Path, optional
+        Of the partner, whose own part (``personal/``) is added to the release that it was made for.
     """
 
     theirs: Catalogue
@@ -69,6 +73,7 @@ class StandMaker:
     folder: Path
     cache: Path
     device: str = "auto"
+    premises: Path | None = None
 
     def forget(self, texts: Collection[str], stage: TextStage) -> None:
         """Erase the vectors of users' own texts."""
@@ -83,7 +88,8 @@ class StandMaker:
             If the release was trained with another catalogue than the federation's.
         """
         model, device = release.config.model, choose_device(self.device)
-        local = aligned(release, self.theirs, self.ours)
+        whole, personal = with_own_part(release, self.premises)
+        local = aligned(whole, self.theirs, self.ours)
         text = TextStage(
             find_base(model.base), adapted_layers=model.adapted_layers, max_tokens=model.max_tokens, device=device
         )
@@ -107,15 +113,35 @@ class StandMaker:
             groups={CATEGORY: Groups.of(self.ours.categories, split=True)},
         )
         parts = ScoreParts(engine.model, engine.scorer.prior, vectors)
-        return Stand(engine, facts, parts, info_of(release, signed=signed))
+        return Stand(engine, facts, parts, info_of(release, signed=signed, personal=personal))
 
 
-def info_of(release: Release, *, signed: bool) -> ReleaseInfo:
+def with_own_part(release: Release, premises: Path | None) -> tuple[Release, bool]:
+    """The release with what the partner adds of its own to this one, and whether there is any.
+
+    Raises
+    ------
+    IntegrityError
+        If a file of ``personal/`` is not what was written.
+    """
+    found = [] if premises is None else [PersonalPrior.load(premises), PersonalAdapter.load(premises)]
+    fitting = [part for part in found if part is not None and part.release == release.fingerprint]
+    whole = release
+    for part in fitting:
+        whole = part.over(whole)
+    return whole, bool(fitting)
+
+
+def info_of(release: Release, *, signed: bool, personal: bool = False) -> ReleaseInfo:
     """What the service says of a release."""
     privacy = release.manifest["privacy"]
     told = "no differential privacy (simulation)"
     if privacy["mode"] != "none":
         told = f"{privacy['mode']}: user-level epsilon={privacy['epsilon']:.4g} at delta={privacy['delta']:.2g}"
     return ReleaseInfo(
-        version=release.manifest["version"], fingerprint=release.fingerprint, privacy=told, signed=signed
+        version=release.manifest["version"],
+        fingerprint=release.fingerprint,
+        privacy=told,
+        signed=signed,
+        personal=personal,
     )

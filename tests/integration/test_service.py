@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pytest
 from service_setting import running
@@ -14,9 +17,12 @@ from starlette.testclient import TestClient
 
 from client.data.ingest import RawData
 from client.data.text_cache import TextCache
+from client.ranking.personal import PersonalPrior
 from client.ranking.rank import LocalRanker
 from client.service.app import create_app
 from client.service.service import Service, Source
+from shared.adapter import load_release
+from shared.model.prior import CollaborativePrior
 
 if TYPE_CHECKING:
     from conftest import Done
@@ -269,3 +275,19 @@ def test_what_is_hidden_stays_hidden_over_a_restart(
         service.hide([item], available=False)
     with running(folder, shop_data, source, StringIO()) as service:
         assert service.desk.hidden == {item}
+
+
+def test_a_partner_s_own_part_is_added_to_the_release_that_it_was_made_for(
+    whole: Done, shop_data: RawData, service: Service, tmp_path: Path
+) -> None:
+    release, premises = load_release(whole.out / "adapter"), tmp_path / "premises"
+    items = len(release.prior.popularity)
+    own = CollaborativePrior(np.linspace(3, -3, items, dtype=np.float32), np.eye(items, dtype=np.float32)[::-1].copy())
+    maker = replace(service._maker, premises=premises)
+    PersonalPrior(release.fingerprint, 0.8, 1.0, own).save(premises)
+    with_own = maker.make(release, signed=False)
+    assert with_own.info.personal and with_own.info.fingerprint == release.fingerprint
+    np.testing.assert_allclose(with_own.engine.release.prior.popularity, own.popularity)
+    PersonalPrior("another release", 0.8, 1.0, own).save(premises)
+    assert not maker.make(release, signed=False).info.personal
+    assert not service.desk.stand.info.personal
