@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.ranking import export_reference
-from client.ranking.scorer import QUERY_BEHAVIOUR_WEIGHT
+from client.ranking.scorer import QUERY_BEHAVIOUR_WEIGHT, QUERY_POPULARITY_WEIGHT
 from shared.adapter import Release
 from shared.errors import ConfigError, IntegrityError
 from shared.files import write_bytes, write_json
@@ -247,4 +247,5 @@ def _settings(release: Release) -> dict[str, Any]:
             "steepness": STEEPNESS,
         },
         "query_behaviour_weight": QUERY_BEHAVIOUR_WEIGHT,
+        "query_popularity_weight": QUERY_POPULARITY_WEIGHT,
     }

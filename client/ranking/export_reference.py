@@ -159,14 +159,15 @@ class Ranker:
         return self._best(scores, k)
 
     def rank_query(self, text: str, k: int = 10) -> Ranked:
-        """The `k` items that fit a wish in words best: plain similarity, and a little of what its reader wants."""
+        """The `k` items that fit a wish in words best: similarity, a little of what its reader wants, popularity."""
         below, above = self.encode([text])
         one = np.ones((1, 1), dtype=np.int64)
         kind = self.settings["event_kinds"].index("query")
         wanted = self.wanted(-one, kind * one, 0 * one, one[0], below[None])[0] @ self.outputs.T
         similar = above[0] @ self.outputs[:, : self.settings["width"]].T
-        weight = self.settings["query_behaviour_weight"]
-        return self._best(_standardised(similar) + weight * _standardised(wanted), k)
+        behaviour, popular = (self.settings[f"query_{name}_weight"] for name in ("behaviour", "popularity"))
+        liked = popular * _standardised(self._popularity)
+        return self._best(_standardised(similar) + behaviour * _standardised(wanted) + liked, k)
 
     def _decayed(self, rows: Integers, decay: float) -> Floats:
         """The sum of the rows of one user's items by their ages; of events without item the age counts too."""

@@ -224,7 +224,7 @@ def test_the_text_of_an_error_crosses_in_no_byte(
     said: list[str] = []
 
     def fail(maker: Any, *_: Any) -> Any:
-        said.append(" ".join(maker._histories.review_texts))
+        said.append(" ".join(maker.histories.review_texts))
         raise UnicodeDecodeError(said[-1], b"x", 0, 1, said[-1]) if family is UnicodeDecodeError else family(said[-1])
 
     monkeypatch.setattr(batches_module.BatchMaker, "training", fail)

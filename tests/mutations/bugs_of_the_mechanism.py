@@ -85,8 +85,8 @@ MECHANISM = (
     Mutation(
         "clip per event",
         "client/batches.py",
-        "windows = [self._training_window(self._histories[int(k)], training, key) for k in users]",
-        "events = [self._histories[int(k)] for k in users for _ in self._histories[int(k)].items]; "
+        "windows = [self._training_window(self.histories[int(k)], training, key) for k in users]",
+        "events = [self.histories[int(k)] for k in users for _ in self.histories[int(k)].items]; "
         "windows = [self._training_window(history, training, key) for history in events]",
         (BATCHES + "test_every_user_is_in_exactly_one_batch",),
     ),
