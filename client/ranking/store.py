@@ -118,7 +118,7 @@ class EventStore:
     def import_histories(self, interactions: pl.DataFrame) -> int:
         """Load cleaned interactions; a second time nothing changes.
 
-        A user who was forgotten comes back with an import that still holds them.
+        Users who were forgotten stay so: what an import still holds of them is left out.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class EventStore:
         SchemaError
             If an event, a time or the length of an item id is not one that the store can hold.
         """
-        rows = writable(interactions, self._key)
+        rows = self._without_forgotten(writable(interactions, self._key))
         written = 0
         for chunk in rows.iter_slices(ROWS_AT_ONCE):
             written += self._write(chunk)
@@ -207,7 +207,7 @@ class EventStore:
             return int(db.execute(self._users).scalar_one())
 
     def forget(self, user_id: str) -> int:
-        """Erase all that is held of a user, and say how many events that were.
+        """Erase all that is held of a user, and say how many events that were. Imports bring nothing of it back.
 
         A SQLite file is overwritten where they stood, and its log cut off; PostgreSQL reuses the space when it
         next vacuums.
@@ -216,10 +216,24 @@ class EventStore:
         with answering(self._name, RankingError):
             with self._engine.begin() as db:
                 erased = db.execute(self._erase, {"user": user}).rowcount
+                if erased:
+                    tables.remember_forgotten(db, self._mark(user))
             if self._engine.dialect.name == "sqlite":
                 with self._reader.connect() as db:
                     db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         return erased
+
+    def _mark(self, user: bytes) -> bytes:
+        """By which a user who was forgotten is known, and by nothing else."""
+        return bytes.fromhex(self._key.pseudonym(f"\0forgotten {user.hex()}"))  # no user's id begins so
+
+    def _without_forgotten(self, rows: pl.DataFrame) -> pl.DataFrame:
+        with answering(self._name, RankingError), self._reader.connect() as db:
+            marks = {bytes(row.mark) for row in db.execute(tables.forgotten())}
+        if not marks:
+            return rows
+        gone = [user for user in rows.get_column("user_key").unique() if self._mark(user) in marks]
+        return rows.filter(~pl.col("user_key").is_in(gone))
 
     def _write(self, rows: pl.DataFrame) -> int:
         with answering(self._name, RankingError), self._engine.begin() as db:

@@ -1,9 +1,11 @@
 """The tables of the event store, and how they are made, locked and recognised.
 
-Two tables, so that they can live in a PostgreSQL database beside others:
+Three tables, so that they can live in a PostgreSQL database beside others:
 
 - ``veilrec_events``: one row an event. The primary key is the covering index: SQLite keeps the rows in its order
   (WITHOUT ROWID), so that the history of a user is one run of neighbouring pages.
+- ``veilrec_forgotten``: marks of users who were forgotten, by which an import that still holds them knows them. A
+  mark is a keyed hash of the pseudonym, not the pseudonym.
 - ``veilrec_store``: the version of the schema, and by which pseudonym key the store was made.
 """
 
@@ -57,6 +59,7 @@ EVENTS = Table(
     Column("review", Text, nullable=False),
     sqlite_with_rowid=False,
 )
+FORGOTTEN = Table("veilrec_forgotten", _tables, Column("mark", LargeBinary, primary_key=True))
 STORE = Table(
     "veilrec_store",
     _tables,
@@ -120,6 +123,17 @@ def write(db: Connection, rows: pl.DataFrame) -> int:
 def erase() -> Delete:
     """Delete all events of one user: parameter ``user``."""
     return delete(EVENTS).where(EVENTS.c.user_key == bindparam("user", type_=LargeBinary))
+
+
+def remember_forgotten(db: Connection, mark: bytes) -> None:
+    """Keep the mark of a user who was forgotten."""
+    inserts = (sqlite.insert if db.dialect.name == "sqlite" else postgresql.insert)(FORGOTTEN)
+    db.execute(inserts.on_conflict_do_nothing(), {"mark": mark})
+
+
+def forgotten() -> Select[Any]:
+    """All marks."""
+    return select(FORGOTTEN.c.mark)
 
 
 def make_file(path: Path) -> None:

@@ -65,8 +65,22 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+FRESH = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+
+
+class _Page(StaticFiles):
+    """Asked for anew each time: modules of two versions do not go together."""
+
+    def file_response(self, *told: Any, **more: Any) -> Response:
+        """With `FRESH`."""
+        response = super().file_response(*told, **more)
+        response.headers.update(FRESH)
+        return response
 
 
 def create_app(
@@ -178,11 +192,11 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/page", _Page(directory=PAGE), name="page")
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": POLICY})
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": POLICY, **FRESH})
 
 
 def _add_errors(app: FastAPI) -> None:

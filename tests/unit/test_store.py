@@ -258,6 +258,17 @@ def test_forgetting_erases_one_user_and_says_how_much(store: EventStore) -> None
     assert (store.users(), len(store.history("v", ITEMS)[0])) == (1, 1)
 
 
+def test_an_import_does_not_bring_back_who_was_forgotten(store: EventStore) -> None:
+    held = cleaned(*((user, "i1", k, "view", None, "") for user in ("u", "v") for k in range(3)))
+    assert store.import_histories(held) == 6
+    assert store.forget("u") == 3
+    assert store.import_histories(held) == 0
+    assert store.users() == 1
+    store.append("u", [Event("i2", "view", 9)], ITEMS)  # who comes back to the shop is a user again
+    assert store.import_histories(held) == 0
+    assert len(store.history("u", ITEMS)[0]) == 1
+
+
 def test_the_files_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
     with EventStore.open(sqlite_url(tmp_path), KEY) as store:
         store.append("u", [Event("i1", "view", 1)], ITEMS)
