@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from client.ranking.store_rows import Event
 from client.service.batcher import BusyError
@@ -84,7 +85,12 @@ class _Page(StaticFiles):
 
 
 def create_app(
-    service: Service, *, tokens: frozenset[bytes] = frozenset(), rate: float = 0.0, most_body: int = MOST_BODY
+    service: Service,
+    *,
+    tokens: frozenset[bytes] = frozenset(),
+    rate: float = 0.0,
+    most_body: int = MOST_BODY,
+    hosts: Sequence[str] = (),
 ) -> FastAPI:
     """The application over a running service; whoever opened that closes it.
 
@@ -92,6 +98,8 @@ def create_app(
     ----------
     tokens, rate, most_body
         See `client.service.guard.Guard`.
+    hosts : sequence of str
+        Names by which the service may be asked for; empty for any.
     """
 
     app = FastAPI(
@@ -107,6 +115,8 @@ def create_app(
     _add_operations(app, service)
     _add_page(app)
     _add_errors(app)
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Guard, tokens=tokens, rate=rate, most_body=most_body)
     app.add_middleware(Watch, monitor=service.monitor)  # outermost: it sees what the guard refuses
     return app

@@ -98,8 +98,9 @@ def listen(service: Service, host: str, port: int, tokens: frozenset[bytes], rat
     import uvicorn
 
     from client.service.app import create_app
+    from client.service.guard import OWN_NAMES
 
-    app = create_app(service, tokens=tokens, rate=rate)
+    app = create_app(service, tokens=tokens, rate=rate, hosts=() if tokens else OWN_NAMES)
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=30
     )

@@ -24,6 +24,9 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
 OPEN_PREFIX = "/page/"
 SHORTEST_TOKEN = 20
 MOST_BODY = 4 * 2**20
+OWN_NAMES = ("localhost", "127.0.0.1", "[")
+"""Of this machine, as a Host header begins with them (an IPv6 address with its bracket). Without tokens no other name
+is answered: a web page elsewhere could have its own name resolve to this machine (DNS rebinding)."""
 CALLERS = 10_000
 """Buckets that are held at once."""
 

@@ -20,6 +20,7 @@ from client.data.text_cache import TextCache
 from client.ranking.personal import PersonalPrior
 from client.ranking.rank import LocalRanker
 from client.service.app import create_app
+from client.service.guard import OWN_NAMES
 from client.service.service import Service, Source
 from shared.adapter import load_release
 from shared.model.prior import CollaborativePrior
@@ -238,6 +239,19 @@ def test_an_error_that_nobody_expected_tells_nothing(
     response = shop_api.post("/v1/users/forget", json={"user_id": SECRET})
     assert response.status_code == 500 and SECRET not in response.text
     assert '"ValueError"' in log.getvalue() and SECRET not in log.getvalue()
+
+
+def test_a_foreign_page_in_the_partner_s_browser_gets_nothing(service: Service, somebody: str) -> None:
+    """It can send plain text without being asked for leave, and have its own name resolve to this machine."""
+    api = TestClient(create_app(service, hosts=OWN_NAMES), base_url="http://localhost:8080")
+    body = {"user_id": somebody, "events": [{"item_id": "a"}]}
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        sent = api.post("/v1/events", content=json.dumps(body), headers={"Content-Type": kind})
+        assert sent.status_code == 422, sent.text
+    assert api.post("/v1/rank", json={"k": 1}).status_code == 200
+    assert api.post("/v1/rank", json={"k": 1}, headers={"Host": "[::1]:8080"}).status_code == 200
+    for name in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080"):
+        assert api.post("/v1/rank", json={"k": 1}, headers={"Host": name}).status_code == 400
 
 
 # --- what it tells of itself
