@@ -47,12 +47,15 @@ class TextCache:
         *,
         width: int,
         items: bool = True,
+        keep: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float16]:
         """Vectors of `texts`, as `TextStage.encode` gives them; those that are missing are computed and kept.
 
         Parameters
         ----------
+        keep : bool
+            Whether those that were computed are written down.
         progress : callable, optional
             Called with the number of texts that were computed and the number of all that must be.
 
@@ -71,7 +74,8 @@ class TextCache:
                 _key(recipe, text): vector.tobytes()
                 for text, vector in zip(chunk, stage.encode(chunk, items=items), strict=True)
             }
-            self._write(rows)
+            if keep:
+                self._write(rows)
             known.update(rows)
             if progress:
                 progress(start + len(chunk), len(missing))

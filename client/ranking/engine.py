@@ -33,13 +33,13 @@ WISH_WEIGHT = 0.5
 Mask = NDArray[np.bool_]
 Best = tuple[Tensor, Tensor]
 """Scores and rows, each (B, N), by falling score."""
-Encode = Callable[[Sequence[str]], NDArray[np.float16]]
-"""Vectors of users' own texts, shape (texts, H)."""
+Encode = Callable[[Sequence[str], bool], NDArray[np.float16]]
+"""Vectors of users' own texts, shape (texts, H), and whether they may be kept for the next time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The best items of each of B requests, by falling score; ties in the order of the catalogue.
+    """The best items of each of B requests, by falling score; of those found, equals in the order of the catalogue.
 
     Parameters
     ----------
@@ -104,13 +104,14 @@ class Engine:
         large = len(catalogue) > SCAN_ABOVE and self.device.type == "cpu"
         self._scan = Scan(vectors.items, self.scorer.prior.popularity) if products and large else None
 
-    def maker(self, histories: Histories) -> BatchMaker:
-        """Batches of these histories; the users' own texts are encoded."""
-        if histories.review_texts:
-            texts = self._encode(histories.review_texts)
-        else:
-            texts = np.zeros((0, self.model.width), dtype=np.float16)
-        return BatchMaker(histories, texts, self._config.model)
+    def maker(self, histories: Histories, brought: int = 0) -> BatchMaker:
+        """Batches of these histories; the users' own texts are encoded, the last `brought` of them leaving no trace."""
+        texts = [np.zeros((0, self.model.width), dtype=np.float16)]
+        held = len(histories.review_texts) - brought
+        for some, keep in ((histories.review_texts[:held], True), (histories.review_texts[held:], False)):
+            if some:
+                texts.append(self._encode(some, keep))
+        return BatchMaker(histories, np.concatenate(texts), self._config.model)
 
     @torch.inference_mode()
     def retrieve(
@@ -206,7 +207,7 @@ _NOTHING_MET = np.zeros(0, dtype=np.int32)
 
 def _per_deviation(scores: Tensor) -> float:
     """What scores are to be multiplied with for deviation 1; 0 where all are equal."""
-    deviation = float(scores.std())
+    deviation = float(scores.std(correction=0))
     return 1 / deviation if deviation > 0 else 0.0
 
 

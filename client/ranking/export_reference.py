@@ -222,7 +222,7 @@ def _length(row: Integers) -> int:
 
 
 def _standardised(scores: Floats) -> Floats:
-    return np.asarray((scores - scores.mean()) / max(float(scores.std(ddof=1)), 1e-12), dtype=np.float32)
+    return np.asarray((scores - scores.mean()) / max(float(scores.std()), 1e-12), dtype=np.float32)
 
 
 if __name__ == "__main__":

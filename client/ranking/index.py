@@ -3,8 +3,8 @@
 ::
 
     index.json             what it is of: recipe of the vectors, digest of the catalogue, number of items
-    vectors-<digest>.npy   (I, 2, H) float16: text vector and item vector, in the order of the catalogue
-    keys-<digest>.npy      (I, 16) bytes: a digest of each item's passage
+    vectors-<name>.npy   (I, 2, H) float16: text vector and item vector, in the order of the catalogue
+    keys-<name>.npy      (I, 16) bytes: a digest of each item's passage
 
 An item whose passage is known is not read again, whatever its row is now: adding, changing and removing items costs
 what is new. The frozen BERT makes the vectors, so that they outlive a release; an index of another catalogue, or made
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from shared.errors import IntegrityError, StaleIndexError
@@ -77,6 +78,14 @@ class CatalogueIndex:
 
         What was there stays whole until the new index is. An index that cannot be read is made anew.
         """
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(folder / ".lock"):
+            return cls._built(folder, catalogue, recipe, encode, progress)
+
+    @classmethod
+    def _built(
+        cls, folder: Path, catalogue: Catalogue, recipe: str, encode: Encode, progress: Progress | None
+    ) -> CatalogueIndex:
         try:
             return cls.open(folder, catalogue, recipe)
         except (StaleIndexError, IntegrityError):
@@ -85,10 +94,9 @@ class CatalogueIndex:
         keys = [hashlib.blake2b(passage.encode(), digest_size=KEY_BYTES).digest() for passage in passages]
         known, place = _known(folder, recipe)
         missing = [row for row, key in enumerate(keys) if key not in place]
-        folder.mkdir(parents=True, exist_ok=True)
         made = _encoded([passages[row] for row in missing], encode, progress)
         width = made.shape[2] if len(made) else known.shape[2]
-        fresh = folder / f".{_name('vectors', catalogue)}"
+        fresh = folder / f".{_name('vectors', catalogue, recipe)}"
         vectors = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float16, shape=(len(keys), 2, width))
         kept = [row for row, key in enumerate(keys) if key in place]
         for start in range(0, len(kept), CHUNK):
@@ -131,12 +139,12 @@ def _known(folder: Path, recipe: str) -> tuple[Vectors, dict[bytes, int]]:
 
 def _keep(folder: Path, catalogue: Catalogue, recipe: str, vectors: Path, keys: NDArray[np.uint8]) -> None:
     """Put the files in their places, ``index.json`` last, and take away those that it no longer names."""
-    fresh = folder / f".{_name('keys', catalogue)}"
+    fresh = folder / f".{_name('keys', catalogue, recipe)}"
     with fresh.open("wb") as file:
         np.save(file, keys)
         file.flush()
         os.fsync(file.fileno())
-    names = {"vectors": _name("vectors", catalogue), "keys": _name("keys", catalogue)}
+    names = {"vectors": _name("vectors", catalogue, recipe), "keys": _name("keys", catalogue, recipe)}
     vectors.replace(folder / names["vectors"])
     fresh.replace(folder / names["keys"])
     told = {"format": FORMAT, "recipe": recipe, "catalogue_sha256": catalogue.digest, "items": len(keys), **names}
@@ -146,8 +154,10 @@ def _keep(folder: Path, catalogue: Catalogue, recipe: str, vectors: Path, keys: 
             file_path.unlink(missing_ok=True)
 
 
-def _name(part: str, catalogue: Catalogue) -> str:
-    return f"{part}-{catalogue.digest[:16]}.npy"
+def _name(part: str, catalogue: Catalogue, recipe: str) -> str:
+    """Of a file that no other catalogue or recipe has: ``index.json`` never tells of vectors that came after it."""
+    digest = hashlib.sha256("\0".join((recipe, catalogue.digest)).encode()).hexdigest()
+    return f"{part}-{digest[:16]}.npy"
 
 
 def _told(folder: Path) -> dict[str, Any] | None:

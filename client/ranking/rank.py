@@ -91,7 +91,7 @@ class LocalRanker:
         )
         width = release.model.width
         vectors = catalogue_vectors(text, catalogue, cache, width).to(text.device)
-        reviews: Encode = lambda texts: cache.vectors(text, texts, width=width, items=False)[:, 0]  # noqa: E731
+        reviews: Encode = lambda texts, keep: cache.vectors(text, texts, width=width, items=False, keep=keep)[:, 0]  # noqa: E731
         return cls(Engine(release, catalogue, vectors, text, reviews), histories, key)
 
     def for_user(self, user_id: str, k: int, *, explain: bool = False) -> RankedList:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ class Refusal:
     reason: str
 
 
+AGAIN_S = 60.0
+"""After which a release that could not be served is tried once more."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """What came of looking at a folder; it holds as long as the `stamp` does."""
@@ -39,6 +44,12 @@ class _Seen:
     whole: bool = False
     """Whether the digests were checked too."""
     settled: bool = True
+    again_at: float = math.inf
+    """When to look again though nothing changed, by `time.monotonic`: what refused it may have passed."""
+
+    def holds(self, now: float) -> bool:
+        """Whether it need not be looked at again while its files stay."""
+        return self.settled and now < self.again_at
 
 
 class ReleaseFolders:
@@ -61,8 +72,8 @@ class ReleaseFolders:
         seen: dict[str, _Seen] = {}
         for name in _names(self.root):
             stamp, before = _stamp(self.root / name), self._seen.get(name)
-            same = before is not None and before.stamp == stamp and before.settled
-            seen[name] = before if before is not None and same else self._opened(name, stamp)
+            holds = before is not None and before.stamp == stamp and before.holds(time.monotonic())
+            seen[name] = before if before is not None and holds else self._opened(name, stamp)
         self._seen = seen
 
     def names(self) -> tuple[str, ...]:
@@ -96,8 +107,9 @@ class ReleaseFolders:
         return True
 
     def refuse(self, name: str, error: VeilrecError) -> None:
-        """Refuse a folder until it changes."""
-        self._seen[name] = _refused(self._seen[name].stamp, error)
+        """Refuse a folder until it changes, or for `AGAIN_S`: the fault may have been this machine's."""
+        refused = _refused(self._seen[name].stamp, error)
+        self._seen[name] = replace(refused, again_at=time.monotonic() + AGAIN_S)
 
     def _opened(self, name: str, stamp: Stamp) -> _Seen:
         folder = self.root / name

@@ -118,6 +118,8 @@ class ReleaseShelf:
         IntegrityError
             If the state file cannot be read or written.
         """
+        if self._serving is not None:
+            self._memory.served(self._serving)  # once more, should it have failed: nothing is written where it did not
         best = self.latest()
         while best is not None and best.known != self._serving:
             try:
@@ -125,8 +127,8 @@ class ReleaseShelf:
             except VeilrecError as error:
                 best = self._next_best(best, error)
                 continue
+            self._serving = best.known  # it is, whether or not that can be written down
             self._memory.served(best.known)
-            self._serving = best.known
             return best
         return None
 

@@ -172,4 +172,4 @@ class FrozenBert:
 
 def standardised(scores: torch.Tensor) -> torch.Tensor:
     """Mean 0 and deviation 1 over the catalogue."""
-    return (scores - scores.mean()) / scores.std().clamp(min=1e-12)
+    return (scores - scores.mean()) / scores.std(correction=0).clamp(min=1e-12)

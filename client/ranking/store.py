@@ -201,6 +201,11 @@ class EventStore:
         user = bytes.fromhex(self.pseudonym(user_id))
         return frozenset(row.review for rows in self._read([user], None).values() for row in rows if row.review)
 
+    def ping(self) -> None:
+        """Return if the database answers."""
+        with answering(self._name, RankingError), self._reader.connect() as db:
+            db.exec_driver_sql("SELECT 1")
+
     def users(self) -> int:
         """Users of whom anything is held."""
         with answering(self._name, RankingError), self._reader.connect() as db:

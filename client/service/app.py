@@ -147,7 +147,7 @@ def _add_keeping(app: FastAPI, service: Service) -> None:
             Event(e.item_id, e.kind, now if e.timestamp is None else e.timestamp, e.rating, e.review)
             for e in request.events
         ]
-        kept = service.store.append(request.user_id, told, service.desk.stand.engine.catalogue)
+        kept = service.keep(request.user_id, told)
         service.monitor.events.inc(kept.written)
         return EventsResponse(written=kept.written, unknown_items=kept.unknown)
 
@@ -191,7 +191,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", responses=FAILURES)
     def readyz() -> dict[str, str]:
         """Whether lists can be had: a release is served and the store answers."""
-        service.store.users()
+        service.check_store()
         return {"status": "ready"}
 
     @app.get("/metrics", responses=FAILURES, response_class=Response)

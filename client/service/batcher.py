@@ -135,7 +135,7 @@ class Batcher(Generic[Asked, Answer]):
                 self._run(self._together(first))
         while not self._jobs.empty():  # who came while the last was put
             late = self._jobs.get_nowait()
-            if late is not None:
+            if late is not None and late.answered.set_running_or_notify_cancel():
                 late.answered.set_exception(BusyError("Expected a service that is not going down."))
 
     def _together(self, first: _Job[Asked, Answer]) -> list[_Job[Asked, Answer]]:

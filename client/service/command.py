@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -93,6 +94,19 @@ def open_service(
     return Service(maker, source, store, Monitor())
 
 
+def quiet() -> None:
+    """Take tracebacks out of what the server logs of itself: they quote what was asked. The monitor tells the type."""
+    for name in ("uvicorn.error", "asyncio"):
+        log = logging.getLogger(name)
+        if _bare not in log.filters:
+            log.addFilter(_bare)
+
+
+def _bare(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
+    return True
+
+
 def listen(service: Service, host: str, port: int, tokens: frozenset[bytes], rate: float) -> None:
     """Answer until the process is told to end; requests that have begun are finished."""
     import uvicorn
@@ -102,8 +116,17 @@ def listen(service: Service, host: str, port: int, tokens: frozenset[bytes], rat
 
     app = create_app(service, tokens=tokens, rate=rate, hosts=() if tokens else OWN_NAMES)
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=30
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whoever asks would choose the address that limits count by
+        ws="none",
+        timeout_graceful_shutdown=30,
     )
+    quiet()
     server = uvicorn.Server(config)
     socket = config.bind_socket()
     socket.listen(config.backlog)  # before it is told: who reads the line may ask at once

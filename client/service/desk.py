@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from client.batches import BatchMaker
 from client.ranking.engine import Mask, Retrieved
 from client.ranking.explain import Explanation, explain
 from client.ranking.explain_words import Texts, explain_query, explain_words
@@ -25,7 +26,6 @@ from client.service.requests import Basis, Ranked, RankRequest, RankResponse, Re
 from client.service.sessions import histories_of
 from client.service.stand import Stand
 from shared.errors import ConfigError, VeilrecError
-from shared.schema import Histories
 
 DEPTH = 200
 """Candidates that rerank stages choose from."""
@@ -80,12 +80,21 @@ class Desk:
             places = [k for k, request in enumerate(asked) if (request.release or 0) == version]
             found: Sequence[Answer]
             try:
-                found = self._answers(self._of(version, served), [asked[k] for k in places])
+                found = self._each(self._of(version, served), [asked[k] for k in places])
             except VeilrecError as error:
                 found = [error] * len(places)
             for place, one in zip(places, found, strict=True):
                 answers[place] = one
         return [one for one in answers if one is not None]
+
+    def _each(self, stand: Stand, asked: Sequence[RankRequest]) -> list[Answer]:
+        """All together, or, where one of them cannot be read, each by itself: nobody fails for another's sake."""
+        try:
+            return self._answers(stand, asked)
+        except VeilrecError as error:
+            if len(asked) == 1:
+                return [error]
+            return [answer for one in asked for answer in self._each(stand, [one])]
 
     def _of(self, version: int, served: Stand) -> Stand:
         if version in (0, served.info.version):
@@ -95,10 +104,10 @@ class Desk:
         return self._find(version)
 
     def _answers(self, stand: Stand, asked: Sequence[RankRequest]) -> list[Answer]:
-        histories = histories_of(asked, self._store, stand.engine.catalogue)
+        histories, brought = histories_of(asked, self._store, stand.engine.catalogue)
         allowed = [self._allowed(stand, request) for request in asked]
         depth = max(DEPTH, *(request.k for request in asked))
-        maker = stand.engine.maker(histories)
+        maker = stand.engine.maker(histories, brought)
         users = np.flatnonzero(histories.lengths > 0)
         pick = [allowed[int(k)] for k in users]
         found = stand.engine.retrieve(maker, users, depth, pick, [asked[int(k)].query or "" for k in users])
@@ -108,7 +117,7 @@ class Desk:
             try:
                 if k in place:
                     basis: Basis = "history and query" if request.query else "history"
-                    answers.append(self._list(stand, request, basis, found, place[k], histories, k))
+                    answers.append(self._list(stand, request, basis, found, place[k], maker, k))
                 elif request.query:
                     one = stand.engine.query([request.query], depth, [allowed[k]])
                     answers.append(self._list(stand, request, "query", one, 0))
@@ -134,16 +143,18 @@ class Desk:
         basis: Basis,
         found: Retrieved,
         place: int,
-        histories: Histories | None = None,
+        maker: BatchMaker | None = None,
         user: int = 0,
     ) -> RankResponse:
         catalogue = stand.engine.catalogue
         rows, scores = found.of(place)
-        stages = pipeline(request.rerank, catalogue, stand.facts, now=time.time(), k=request.k)
+        asked = request.rerank
+        shown = asked.model_copy(update={"pin": tuple(pin for pin in asked.pin if pin.item not in self._hidden)})
+        stages = pipeline(shown, catalogue, stand.facts, now=time.time(), k=request.k)
         best = rerank(Candidates(rows.astype(np.int32), scores), stand.facts, stages)
         why: Sequence[Explanation | None] = [None] * len(best)
         if request.explain and basis != "popularity":
-            why = _explained(stand, request, [int(row) for row in best.rows], histories, user)
+            why = _explained(stand, request, [int(row) for row in best.rows], maker, user)
         items = tuple(
             _ranked(stand, n, int(row), float(score), one)
             for n, (row, score, one) in enumerate(zip(best.rows, best.scores, why, strict=True), start=1)
@@ -152,17 +163,17 @@ class Desk:
 
 
 def _explained(
-    stand: Stand, request: RankRequest, rows: list[int], histories: Histories | None, user: int
+    stand: Stand, request: RankRequest, rows: list[int], maker: BatchMaker | None, user: int
 ) -> Sequence[Explanation]:
     """By the things of the history; of a wish alone, by its words."""
     engine = stand.engine
-    if histories is None:
+    if maker is None:
         return explain_query(request.query or "", lambda text: engine.scorer.query(text, engine.text), rows)
-    maker, history = engine.maker(histories), histories[user]
+    history = maker.histories[user]
     found = explain(stand.parts, maker, history, rows)
     if not request.words:
         return found
-    texts = Texts(engine.catalogue, histories.review_texts, engine.text)
+    texts = Texts(engine.catalogue, maker.histories.review_texts, engine.text)
     return explain_words(found, stand.parts, maker, history, texts)
 
 

@@ -137,7 +137,7 @@ class Guard:
         if not self._rate:
             return True
         if len(self._buckets) >= CALLERS and caller not in self._buckets:
-            self._buckets.clear()
+            self._buckets.pop(min(self._buckets, key=lambda one: self._buckets[one].at))
         bucket = self._buckets.setdefault(caller, Bucket(self._rate, max(1.0, 2 * self._rate)))
         return bucket.take(time.monotonic())
 

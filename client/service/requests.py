@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from client.ranking.rerank import RerankSettings
 from shared.schema import EVENT_KINDS
 
-MOST_EVENTS, MOST_REQUESTS, MOST_ITEMS = 1000, 1000, 1000
+MOST_EVENTS, MOST_SESSION, MOST_REQUESTS, MOST_ITEMS = 1000, 100, 1000, 1000
 UserId = Annotated[str, Field(min_length=1, max_length=256, description="The partner's own name of a user.")]
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 Words = Annotated[str, Field(min_length=1, max_length=2000, description="What somebody wants, in words.")]
@@ -69,7 +69,7 @@ class RankRequest(_Model):
 
     user_id: UserId | None = None
     events: tuple[EventIn, ...] = Field(
-        default=(), max_length=MOST_EVENTS, description="Of this session, after what is held of the user; not kept."
+        default=(), max_length=MOST_SESSION, description="Of this session, after what is held of the user; not kept."
     )
     query: Words | None = None
     k: Length = 10
@@ -85,7 +85,15 @@ class RankRequest(_Model):
 class RankBatch(_Model):
     """Many lists at once."""
 
-    requests: tuple[RankRequest, ...] = Field(min_length=1, max_length=MOST_REQUESTS)
+    requests: tuple[RankRequest, ...] = Field(
+        min_length=1, max_length=MOST_REQUESTS, description="At most 100 of them explained, 10 by words."
+    )
+
+    @model_validator(mode="after")
+    def _leaves_time_for_others(self) -> Self:
+        if sum(one.explain for one in self.requests) > 100 or sum(one.words for one in self.requests) > 10:
+            raise ValueError("Expected at most 100 explained lists in a batch, 10 of them by words.")
+        return self
 
 
 class Reason(_Model):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.ranking.releases import ReleaseShelf
-from client.ranking.store import EventStore
+from client.ranking.store import Appended, EventStore
+from client.ranking.store_rows import Event
 from client.service.batcher import Batcher
 from client.service.desk import Answer, Desk
 from client.service.monitor import Monitor
 from client.service.requests import RankRequest, ShelfResponse
 from client.service.stand import Stand, StandMaker
 from shared.adapter import Release, load_release
-from shared.errors import ConfigError, VeilrecError
+from shared.errors import ConfigError, RankingError, VeilrecError
 from shared.files import write_json
 
 HIDDEN_FILE = "hidden.json"
@@ -53,6 +55,7 @@ class Service:
     ) -> None:
         self._maker, self._source, self.store, self.monitor = maker, source, store, monitor
         self._others: dict[int, Stand] = {}
+        self._lock, self._answered_until = threading.Lock(), 0.0
         self._first: Stand | None = None
         self.desk = Desk(self._open(), store, self._find)
         self._hidden_file = maker.folder / HIDDEN_FILE
@@ -65,16 +68,45 @@ class Service:
 
     def hide(self, item_ids: Sequence[str], *, available: bool) -> int:
         """`Desk.hide`, kept over a restart."""
-        hidden = self.desk.hide(item_ids, available=available)
-        write_json(self._hidden_file, sorted(self.desk.hidden))
+        with self._lock:
+            hidden = self.desk.hide(item_ids, available=available)
+            write_json(self._hidden_file, sorted(self.desk.hidden))
         return hidden
 
     def forget(self, user_id: str) -> int:
         """Erase all that is held of a user: events, and vectors of the user's own texts."""
-        texts = self.store.reviews(user_id)
-        erased = self.store.forget(user_id)
-        self._maker.forget(texts, self.desk.stand.engine.text)
-        return erased
+        # The texts' vectors first: were the events gone, nobody would know any more which vectors they are.
+        self._unread(self.store.reviews(user_id))
+        return self.store.forget(user_id)
+
+    def keep(self, user_id: str, events: Sequence[Event]) -> Appended:
+        """Add events of a user. A review that is sent again with other words replaces the first, and its vector."""
+        before = self.store.reviews(user_id) if any(event.review for event in events) else frozenset()
+        kept = self.store.append(user_id, events, self.desk.stand.engine.catalogue)
+        if before and (gone := before - self.store.reviews(user_id)):
+            self._unread(gone)
+        return kept
+
+    def _unread(self, texts: frozenset[str]) -> None:
+        """Erase the vectors of texts, as the releases at hand read them."""
+        for stand in (self.desk.stand, *self._others.values()):
+            self._maker.forget(texts, stand.engine.text)
+
+    def check_store(self) -> None:
+        """Return if the store answered within the last second, or does now; whoever may ask for that asks often.
+
+        Raises
+        ------
+        RankingError
+        """
+        now = time.monotonic()
+        if now < self._answered_until:
+            return
+        try:
+            self.store.ping()
+        except VeilrecError:
+            raise RankingError("Expected a store that answers.") from None
+        self._answered_until = now + 1.0
 
     def shelved(self) -> ShelfResponse:
         """What can be asked for by version."""
@@ -101,7 +133,10 @@ class Service:
             return False
         before = self.desk.stand
         found = shelf.poll(lambda release: self._serve(self._maker.make(release, signed=True)))
-        self.monitor.refused.set(sum(entry.refusal is not None for entry in shelf.entries()))
+        entries = shelf.entries()
+        self.monitor.refused.set(sum(entry.refusal is not None for entry in entries))
+        whole = {entry.manifest["fingerprint"] for entry in entries if entry.manifest is not None and not entry.refusal}
+        self._others = {v: stand for v, stand in self._others.items() if stand.info.fingerprint in whole}
         if found is None:
             return False
         self._others.pop(self.desk.stand.info.version, None)
@@ -132,8 +167,8 @@ class Service:
 
     def _find(self, version: int) -> Stand:
         """A stand for another verified release of the shelf; it is held for the next question."""
-        if version in self._others:
-            return self._others[version]
+        if (found := self._others.get(version)) is not None:
+            return found
         shelf = self._source.shelf
         if shelf is None:
             raise ConfigError(f"Expected release={self.desk.stand.info.version}: no other is at hand.")

@@ -14,10 +14,16 @@ from shared.schema import EVENT_KINDS, Catalogue, Histories, UserHistory
 CODES = {kind: code for code, kind in enumerate(EVENT_KINDS)}
 
 
-def histories_of(requests: Sequence[RankRequest], store: EventStore, catalogue: Catalogue) -> Histories:
+def histories_of(requests: Sequence[RankRequest], store: EventStore, catalogue: Catalogue) -> tuple[Histories, int]:
     """One row a request, without events where nothing is known; users are named by their place.
 
     Events with items that the catalogue does not have are left out.
+
+    Returns
+    -------
+    histories : Histories
+    brought : int
+        How many of its texts, at their end, sessions brought along: nothing of them is to be kept.
     """
     named = {request.user_id for request in requests if request.user_id is not None}
     held = store.histories(sorted(named), catalogue) if named else None
@@ -30,7 +36,7 @@ def histories_of(requests: Sequence[RankRequest], store: EventStore, catalogue: 
             known = place.get(store.pseudonym(request.user_id))
         before = held[known] if held is not None and known is not None else _nothing()
         rows.append(_followed(before, _readable(request.events, catalogue), catalogue, texts))
-    return _joined(rows, tuple(texts))
+    return _joined(rows, tuple(texts)), len(texts) - (len(held.review_texts) if held else 0)
 
 
 def _readable(events: Sequence[EventIn], catalogue: Catalogue) -> list[EventIn]:

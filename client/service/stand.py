@@ -103,8 +103,8 @@ class StandMaker:
         )
         vectors = index.on(device)
 
-        def own_texts(texts: Sequence[str]) -> NDArray[np.float16]:
-            return cache.vectors(text, texts, width=width, items=False)[:, 0]
+        def own_texts(texts: Sequence[str], keep: bool) -> NDArray[np.float16]:
+            return cache.vectors(text, texts, width=width, items=False, keep=keep)[:, 0]
 
         engine = Engine(local, self.ours, vectors, text, own_texts, bf16=has_fast_bf16(device.type))
         facts = ItemFacts(

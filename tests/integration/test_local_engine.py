@@ -63,7 +63,7 @@ def encoded(text: TextStage, texts: tuple[str, ...], *, items: bool) -> NDArray[
 def engine_of(release: Release, catalogue: Catalogue, text: TextStage, *, bf16: bool = False) -> Engine:
     both = torch.from_numpy(encoded(text, tuple(catalogue.passages()), items=True).astype(np.float32))
     vectors = CatalogueVectors(both[:, 0].contiguous(), both[:, 1].contiguous())
-    own = lambda texts: encoded(text, tuple(texts), items=False)[:, 0]  # noqa: E731
+    own = lambda texts, keep: encoded(text, tuple(texts), items=False)[:, 0]  # noqa: E731
     return Engine(release, catalogue, vectors, text, own, bf16=bf16)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
@@ -20,9 +21,11 @@ from client.data.text_cache import TextCache
 from client.ranking.personal import PersonalPrior
 from client.ranking.rank import LocalRanker
 from client.service.app import create_app
+from client.service.command import quiet
 from client.service.guard import OWN_NAMES
 from client.service.service import Service, Source
 from shared.adapter import load_release
+from shared.errors import IntegrityError
 from shared.model.prior import CollaborativePrior
 
 if TYPE_CHECKING:
@@ -126,7 +129,36 @@ def test_forgetting_a_user_erases_the_vectors_of_what_the_user_wrote(
     assert cache.erase(stage, [SECRET, SECRET + "!"], items=False) == 0
     session = {"events": [{"item_id": item, "kind": "review", "review": SECRET}]}
     asked(shop_api, **session)
-    assert cache.erase(stage, [SECRET], items=False) == 1, "vectors of reviews are held where this test looks"
+    assert cache.erase(stage, [SECRET], items=False) == 0, "nothing of a session is kept"
+
+
+def test_a_review_that_is_replaced_leaves_no_vector(shop_api: TestClient, service: Service, shop_data: RawData) -> None:
+    event = {"item_id": str(shop_data.items.get_column("item_id")[3]), "kind": "review", "timestamp": 1_700_000_000}
+    stage, cache = service.desk.stand.engine.text, TextCache(service._maker.cache)
+    asked(shop_api, "/v1/events", user_id="writer", events=[{**event, "review": SECRET}])
+    asked(shop_api, user_id="writer")
+    asked(shop_api, "/v1/events", user_id="writer", events=[{**event, "review": "Better words."}])
+    asked(shop_api, user_id="writer")
+    assert cache.erase(stage, [SECRET], items=False) == 0
+    assert cache.erase(stage, ["Better words."], items=False) == 1, "vectors of reviews are held where this test looks"
+    asked(shop_api, "/v1/users/forget", user_id="writer")
+
+
+def test_what_could_not_be_erased_can_be_asked_for_again(
+    shop_api: TestClient, service: Service, shop_data: RawData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [{"item_id": str(shop_data.items.get_column("item_id")[3]), "kind": "review", "review": SECRET}]
+    asked(shop_api, "/v1/events", user_id="writer", events=events)
+    asked(shop_api, user_id="writer")
+
+    def locked(*_: object, **__: object) -> int:
+        raise IntegrityError("another process has kept it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextCache, "erase", locked)
+        assert shop_api.post("/v1/users/forget", json={"user_id": "writer"}).status_code == 503
+    assert asked(shop_api, "/v1/users/forget", user_id="writer") == {"erased": 1}
+    assert TextCache(service._maker.cache).erase(service.desk.stand.engine.text, [SECRET], items=False) == 0
 
 
 def test_a_wish_beside_a_history_moves_the_list_towards_it(
@@ -147,6 +179,8 @@ def test_only_what_is_allowed_is_shown(shop_api: TestClient, somebody: str) -> N
     first = ids(inside)[0]
     assert asked(shop_api, "/v1/items/availability", item_ids=[first], available=False) == {"hidden": 1}
     assert first not in ids(asked(shop_api, user_id=somebody, categories=[category], k=1000))
+    pin = {"pin": [{"item": first, "place": 1}]}
+    assert first not in ids(asked(shop_api, user_id=somebody, rerank=pin)), "a pin does not show what is hidden"
     assert asked(shop_api, "/v1/items/availability", item_ids=[first], available=True) == {"hidden": 0}
     assert ids(asked(shop_api, user_id=somebody, categories=["no such"], k=5)) == []
 
@@ -202,6 +236,7 @@ def test_what_is_held_of_a_user_is_told_newest_first(shop_api: TestClient, shop_
         ("/v1/rank", {"rerank": {"pin": [{"item": SECRET, "place": 1}]}}, 422),
         ("/v1/rank", {"rerank": {"long_tail": {"strength": 99}}}, 422),
         ("/v1/rank/batch", {"requests": []}, 422),
+        ("/v1/rank/batch", {"requests": [{"words": True}] * 11}, 422),
         ("/v1/events", {"user_id": SECRET, "events": [{"item_id": "a", "kind": "theft"}]}, 422),
         ("/v1/events", {"user_id": SECRET, "events": [{"item_id": "a", "timestamp": 2**52}]}, 422),
         ("/v1/users/history", {"user_id": SECRET}, 404),
@@ -223,9 +258,11 @@ def test_one_request_that_fails_does_not_hold_up_its_batch(shop_api: TestClient,
         {"user_id": somebody, **pinned},
         {"query": "tea", "k": 3},
         {"release": 9},
+        {"user_id": " "},
+        {"user_id": somebody, "k": 3},
     ]
     lists = asked(shop_api, "/v1/rank/batch", requests=requests)["lists"]
-    assert [sorted(one)[0] for one in lists] == ["basis", "error", "basis", "error"]
+    assert [sorted(one)[0] for one in lists] == ["basis", "error", "basis", "error", "error", "basis"]
     assert len(ids(lists[0])) == 3
 
 
@@ -245,9 +282,11 @@ def test_a_foreign_page_in_the_partner_s_browser_gets_nothing(service: Service, 
     """It can send plain text without being asked for leave, and have its own name resolve to this machine."""
     api = TestClient(create_app(service, hosts=OWN_NAMES), base_url="http://localhost:8080")
     body = {"user_id": somebody, "events": [{"item_id": "a"}]}
-    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
-        sent = api.post("/v1/events", content=json.dumps(body), headers={"Content-Type": kind})
-        assert sent.status_code == 422, sent.text
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "", None):
+        request = api.build_request("POST", "/v1/events", content=json.dumps(body))
+        if kind is not None:
+            request.headers["Content-Type"] = kind
+        assert api.send(request).status_code == 422
     assert api.post("/v1/rank", json={"k": 1}).status_code == 200
     assert api.post("/v1/rank", json={"k": 1}, headers={"Host": "[::1]:8080"}).status_code == 200
     for name in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080"):
@@ -255,6 +294,17 @@ def test_a_foreign_page_in_the_partner_s_browser_gets_nothing(service: Service, 
 
 
 # --- what it tells of itself
+
+
+def test_the_server_s_own_log_has_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """uvicorn logs what the application raises, with the message."""
+    quiet()
+    for name in ("uvicorn.error", "asyncio"):
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            logging.getLogger(name).error("Exception in ASGI application\n", exc_info=error)
+    assert len(caplog.records) == 2 and SECRET not in caplog.text
 
 
 def test_logs_and_metrics_hold_no_user(shop_api: TestClient, log: StringIO, somebody: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from client.ranking import index as index_module
 from client.ranking.index import CatalogueIndex
 from shared.errors import IntegrityError, StaleIndexError
 from shared.schema import Catalogue
@@ -114,3 +115,20 @@ def test_progress_is_told_of_what_must_be_read(tmp_path: Path) -> None:
     shop = catalogue(**{f"i{k:04d}": f"thing {k}" for k in range(1500)})
     CatalogueIndex.build(tmp_path, shop, RECIPE, Reader(), lambda done, of: told.append((done, of)))
     assert told == [(1024, 1500), (1500, 1500)]
+
+
+def test_vectors_of_another_recipe_are_never_taken_for_those_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build for another base model that is killed before it tells of itself."""
+    shop = catalogue(a="lamp")
+    built(tmp_path, shop, Reader())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            CatalogueIndex.build(tmp_path, shop, "mean|other|k=2", lambda passages: Reader()(passages) + 1)
+    check(CatalogueIndex.open(tmp_path, shop, RECIPE), shop)

@@ -340,3 +340,56 @@ def test_only_what_verifies_can_be_pinned(partner: Partner) -> None:
         with pytest.raises(ConfigError, match=f"version={version}, got {found}"):
             partner.shelf.pin(version)
     assert not partner.state.exists()
+
+
+def test_a_passing_fault_does_not_refuse_a_release_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A locked cache, a disk that was full: the release is tried once more, later."""
+    monkeypatch.setattr(release_folders, "SETTLED_NS", 0)  # files this new are otherwise looked at each time
+    partner, tried = Partner(tmp_path), []
+    partner.shelve(1)
+    partner.shelf.poll(lambda _: None)
+    partner.shelve(2)
+
+    def busy(_: object) -> None:
+        tried.append(1)
+        if len(tried) == 1:
+            raise IntegrityError("another process has kept it")
+
+    assert partner.shelf.poll(busy) is None and partner.shelf.poll(busy) is None
+    assert len(tried) == 1 and partner.shelf.serving is not None and partner.shelf.serving.version == 1
+    monkeypatch.setattr(release_folders, "time", _Later(release_folders.time))
+    assert partner.shelf.poll(busy) is not None
+    assert partner.shelf.serving.version == 2
+
+
+class _Later:
+    """The clock, an hour ahead."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def monotonic(self) -> float:
+        return float(self._real.monotonic()) + 3600
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def test_a_release_that_is_served_is_not_loaded_again_while_it_cannot_be_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partner, served = Partner(tmp_path), []
+    partner.shelve(1)
+
+    def full(*_: object) -> None:
+        raise IntegrityError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReleaseMemory, "served", full)
+        for _ in range(3):
+            with pytest.raises(IntegrityError, match="space"):
+                partner.shelf.poll(served.append)
+    assert len(served) == 1
+    assert partner.shelf.poll(served.append) is None
+    assert partner.restarted().latest() is not None
+    assert ReleaseMemory(partner.state).read().newest is not None, "it was written once it could be"
