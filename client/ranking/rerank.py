@@ -36,8 +36,8 @@ from shared.schema import Catalogue
 
 MOST_PLACES = 1000
 DAY = 86_400.0
-Strength = Annotated[float, Field(ge=0, le=10)]
-Place = Annotated[int, Field(ge=1, le=MOST_PLACES)]
+Strength = Annotated[float, Field(ge=0, le=10, strict=True)]
+Place = Annotated[int, Field(ge=1, le=MOST_PLACES, strict=True)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -55,13 +55,15 @@ class FreshenSettings(_Settings):
     """`Freshen`."""
 
     strength: Strength = Field(description="Bonus of an item that is new today, in deviations of the scores.")
-    half_life_days: float = Field(default=30.0, gt=0, le=36_500, description="After which half of the bonus is left.")
+    half_life_days: float = Field(
+        default=30.0, strict=True, gt=0, le=36_500, description="After which half of the bonus is left."
+    )
 
 
 class DiversifySettings(_Settings):
     """`Diversify`."""
 
-    trade_off: float = Field(ge=0, le=1, description="1: relevance alone. 0: unlikeness alone.")
+    trade_off: float = Field(strict=True, ge=0, le=1, description="1: relevance alone. 0: unlikeness alone.")
     depth: Place = Field(default=10, description="Places that are filled so.")
 
 

@@ -30,8 +30,8 @@ from shared.schema import Histories
 
 MOST_CROWD, MOST_OFFERED, MOST_TOLD, SLICE = 50_000, 100, 1000, 256
 T = TypeVar("T")
-Few = Annotated[int, Field(ge=1, le=100)]
-Many = Annotated[int, Field(ge=1, le=MOST_TOLD)]
+Few = Annotated[int, Field(ge=1, le=100, strict=True)]
+Many = Annotated[int, Field(ge=1, le=MOST_TOLD, strict=True)]
 Crowd = Annotated[tuple[UserId, ...], Field(min_length=1, max_length=MOST_CROWD)]
 Categories = Annotated[tuple[ItemId, ...], Field(max_length=100, description="Only items in one of these.")]
 FAILURES: dict[int | str, dict[str, object]] = {

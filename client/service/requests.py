@@ -13,7 +13,8 @@ MOST_EVENTS, MOST_SESSION, MOST_REQUESTS, MOST_ITEMS = 1000, 100, 1000, 1000
 UserId = Annotated[str, Field(min_length=1, max_length=256, description="The partner's own name of a user.")]
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 Words = Annotated[str, Field(min_length=1, max_length=2000, description="What somebody wants, in words.")]
-Length = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
+Length = Annotated[int, Field(ge=1, le=MOST_ITEMS, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
 Kind = Literal["view", "cart", "purchase", "rating", "review", "checkin", "tip", "query", "other"]
 Basis = Literal["history", "query", "history and query", "popularity"]
 
@@ -30,8 +31,8 @@ class EventIn(_Model):
 
     item_id: ItemId
     kind: Kind = "view"
-    timestamp: int | None = Field(default=None, ge=0, le=2**53, description="UTC seconds; by default now.")
-    rating: float | None = Field(default=None, ge=-1e6, le=1e6)
+    timestamp: int | None = Field(default=None, strict=True, ge=0, le=2**53, description="UTC seconds; by default now.")
+    rating: float | None = Field(default=None, strict=True, ge=-1e6, le=1e6)
     review: str = Field(default="", max_length=10_000, description="The user's own words; they stay here.")
 
 
@@ -75,10 +76,10 @@ class RankRequest(_Model):
     k: Length = 10
     categories: tuple[ItemId, ...] = Field(default=(), max_length=100, description="Only items in one of these.")
     rerank: RerankSettings = RerankSettings()
-    explain: bool = False
-    words: bool = Field(default=False, description="Also which words moved an explained item; it takes a second.")
+    explain: Switch = False
+    words: Switch = Field(default=False, description="Also which words moved an explained item; it takes a second.")
     release: int | None = Field(
-        default=None, ge=1, le=2**53, description="A version on the shelf; by default the one served."
+        strict=True, default=None, ge=1, le=2**53, description="A version on the shelf; by default the one served."
     )
 
 
@@ -197,7 +198,7 @@ class AvailabilityRequest(_Model):
     """Items that may no longer, or may again, be shown."""
 
     item_ids: tuple[ItemId, ...] = Field(min_length=1, max_length=10_000)
-    available: bool
+    available: Switch
 
 
 class AvailabilityResponse(_Model):

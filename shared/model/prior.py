@@ -53,6 +53,8 @@ LEAST_USERS = 5.0
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE, NEIGHBOUR_SHARE = 10, 0.1, 0.5
 """Of an item that nobody was seen with: how many by text, the softmax over their cosines, and the part of their
 weights that it is given."""
+EVIDENCE = 1.0
+"""Standard deviations of the noise above which an item's mass counts as evidence of it (docs/adr/0010)."""
 POPULARITY_SHARES = (0.06, 1.33)
 """Least and most weight of popularity beside item-to-item weights, as a part of its weight alone."""
 POPULARITY_NEED = 15.0
@@ -239,8 +241,9 @@ def solve(
         next_item = np.linalg.solve(G + (config.next_ridge + 4.0 * edge) * np.eye(n_items), B)
         weights += config.next_weight * next_item / root_mean_square(next_item)
     mass = np.diag(G)
-    popularity = share * _log_popularity(mass, noise_stddev / weight)
-    return CollaborativePrior(popularity, weights.astype(np.float32), unseen=_unseen(mass))
+    stddev = noise_stddev / weight
+    popularity = share * _log_popularity(mass, stddev)
+    return CollaborativePrior(popularity, weights.astype(np.float32), unseen=_unseen(mass, stddev))
 
 
 def sketch_signs(n_items: int) -> NDArray[np.float64]:
@@ -271,7 +274,7 @@ def _solve_sketch(
         left, right = np.hstack([left, scale * rows]), np.vstack([right, columns])
     stddev = noise_stddev / math.sqrt(1 - SKETCH_WEIGHT**2)
     popularity = share * _log_popularity(mass, stddev)
-    return CollaborativePrior(popularity, left.astype(np.float32), right.astype(np.float32), _unseen(mass))
+    return CollaborativePrior(popularity, left.astype(np.float32), right.astype(np.float32), _unseen(mass, stddev))
 
 
 def _spectrum(sketch: NDArray[np.float64], edge: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -336,9 +339,9 @@ def unpack_symmetric(packed: NDArray[np.float64], n: int) -> NDArray[np.float64]
     return matrix
 
 
-def _unseen(mass: NDArray[np.float64]) -> NDArray[np.float32]:
-    """1 for items without any (noisy) mass. Weak evidence is still better than a neighbour's."""
-    nothing: NDArray[np.float32] = (mass <= 0).astype(np.float32)
+def _unseen(mass: NDArray[np.float64], noise_stddev: float) -> NDArray[np.float32]:
+    """1 for items whose mass is nothing, or noise: their weights are noise too."""
+    nothing: NDArray[np.float32] = (mass <= EVIDENCE * noise_stddev).astype(np.float32)
     return nothing
 
 

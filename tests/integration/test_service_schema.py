@@ -52,7 +52,7 @@ def test_no_request_breaks_the_service(service: Service, operation: str, fitting
     path = operation.partition(" ")[2]
 
     @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
-    @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def asks(case: Any) -> None:
         # A request may fit the document and name an item, or a release, that there is not.
         case.call_and_validate(excluded_checks=[positive_data_acceptance])

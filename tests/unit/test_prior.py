@@ -311,6 +311,22 @@ def test_more_noise_means_more_ridge(monkeypatch: pytest.MonkeyPatch, total: NDA
     assert (ridges[3] - ridges[0]) / N == pytest.approx(2 * math.sqrt(2 * N) * 10.0)
 
 
+@pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch"])
+def test_a_mass_that_cannot_be_told_from_noise_is_no_evidence(crowd: Histories, kind: str) -> None:
+    """The ring's items have as much mass each; beside them stand two that nobody met, one with noise for mass."""
+    total = clipped_statistics(crowd, N + 2, CONFIG, kind, clip_norm=1.0).values
+    exact = solve(kind, total, N + 2, 0.0)
+    assert exact.unseen is not None and exact.unseen.tolist() == [0] * N + [1, 1]
+    place = (
+        N if kind == "sketch" else (N + 2) * (N + 3) // 2 - 3
+    )  # of item N among the votes, or in the packed triangle
+    noisy = total.copy()
+    noisy[place] = 0.05
+    for stddev, expected in ((0.1, 1), (0.001, 0)):
+        prior = solve(kind, noisy, N + 2, stddev, population=1e9)
+        assert prior.unseen is not None and prior.unseen.tolist() == [0] * N + [expected, 1]
+
+
 def test_popularity_flattens_under_noise() -> None:
     votes = np.array([1.0, 10.0, 100.0, 0.0])
     spreads = [float(np.ptp(solve("popularity", votes, 4, noise).popularity)) for noise in (0.0, 1.0, 10.0, 1000.0)]
