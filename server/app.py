@@ -81,27 +81,27 @@ def run_federation(
 
     receipts = ReceiptBook(home / RECEIPTS_FILE)
     admission = Admission.open(home)
-    book = ReleaseBook(home, admission)
     strategy = VeilrecStrategy(run, checkpoint, store, admission, receipts, observe)
     if strategy.rounds_left > 0:
         strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)
-    final = strategy.checkpoint
+    _release(out / "adapter", run, model, strategy.checkpoint, ReleaseBook(home, admission))
+    return strategy.checkpoint
+
+
+def _release(folder: Path, run: Run, model: BehaviourStage, final: Checkpoint, book: ReleaseBook) -> None:
+    """Write what the rounds came to, signed; `model` takes the parameters."""
     load_parameters(model, final.state.released)
+    plan = run.plan
     save_release(
-        out / "adapter",
+        folder,
         model,
-        final.prior or uninformed(len(catalogue)),
-        config,
-        catalogue_digest=catalogue.digest,
-        privacy={
-            "mode": run.plan.mode,
-            "epsilon": epsilon_spent(run.plan, run.plan.rounds),
-            "delta": run.plan.delta,
-        },
+        final.prior or uninformed(run.n_items),
+        run.config,
+        catalogue_digest=run.catalogue_digest,
+        privacy={"mode": plan.mode, "epsilon": epsilon_spent(plan, plan.rounds), "delta": plan.delta},
         version=book.version_of,
         sign=book.sign,
     )
-    return final
 
 
 def _read_config(text: str, prepared: Path) -> RunConfig:

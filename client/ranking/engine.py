@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.batches import BatchMaker
+from client.data.text_cache import TextCache
+from client.ranking.explain import ScoreParts
 from client.ranking.scan import Scan
 from client.ranking.scorer import QUERY_BEHAVIOUR_WEIGHT, QUERY_POPULARITY_WEIGHT, ModelScorer, standardised
 from shared.adapter import Release
@@ -56,6 +58,15 @@ class Retrieved:
         """What there is for one request: rows and scores, each (n,) with n <= N."""
         found = self.rows[place] >= 0
         return self.rows[place, found], self.scores[place, found]
+
+
+def own_texts(cache: TextCache, stage: TextStage, width: int) -> Encode:
+    """Vectors of users' own texts from a cache of them."""
+
+    def encode(texts: Sequence[str], keep: bool) -> NDArray[np.float16]:
+        return cache.vectors(stage, texts, width=width, items=False, keep=keep)[:, 0]
+
+    return encode
 
 
 class Engine:
@@ -103,6 +114,11 @@ class Engine:
         products = self.scorer.prior.alone and self.model.residuals is None
         large = len(catalogue) > SCAN_ABOVE and self.device.type == "cpu"
         self._scan = Scan(vectors.items, self.scorer.prior.popularity) if products and large else None
+
+    @property
+    def parts(self) -> ScoreParts:
+        """The scorer in its two parts, as explanations ask it."""
+        return ScoreParts(self.model, self.scorer.prior, self.vectors)
 
     def maker(self, histories: Histories, brought: int = 0) -> BatchMaker:
         """Batches of these histories; the users' own texts are encoded, the last `brought` of them leaving no trace."""

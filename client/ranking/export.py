@@ -25,7 +25,7 @@ from shared.errors import AdapterMismatchError, ConfigError, IntegrityError
 from shared.files import write_bytes, write_json
 from shared.model.behaviour import CatalogueVectors
 from shared.model.text import TextStage
-from shared.model.weights import choose_device, find_base
+from shared.model.weights import choose_device
 from shared.release_files import MANIFEST_FILE, SIGNATURE_FILE
 from shared.release_signature import Trust
 from shared.schema import Catalogue
@@ -103,13 +103,7 @@ def _check(out: Path, formats: frozenset[str]) -> None:
 
 def _vectors(release: Release, catalogue: Catalogue, cache: TextCache) -> CatalogueVectors:
     model = release.config.model
-    stage = TextStage(
-        find_base(model.base),
-        adapted_layers=model.adapted_layers,
-        max_tokens=model.max_tokens,
-        device=choose_device("cpu"),
-    )
-    return catalogue_vectors(stage, catalogue, cache, release.model.width)
+    return catalogue_vectors(TextStage.of(model, choose_device("cpu")), catalogue, cache, release.model.width)
 
 
 def _copy_manifest(adapter: Path, release: Release, folder: Path) -> None:

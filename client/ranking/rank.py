@@ -13,8 +13,8 @@ from client.data.histories import build_histories
 from client.data.ingest import RawData, data_home, locate, read
 from client.data.pseudonyms import PseudonymKey
 from client.data.text_cache import TextCache
-from client.ranking.engine import Encode, Engine
-from client.ranking.explain import ScoreParts, explain
+from client.ranking.engine import Engine, own_texts
+from client.ranking.explain import explain
 from client.ranking.scorer import Scores
 from client.ranking.sentences import sentence
 from client.workbench import catalogue_vectors
@@ -22,7 +22,7 @@ from shared.adapter import load_release
 from shared.catalogue import build_catalogue
 from shared.errors import AdapterMismatchError, ConfigError, UnknownUserError
 from shared.model.text import TextStage
-from shared.model.weights import choose_device, find_base
+from shared.model.weights import choose_device
 from shared.schema import Histories, RankedItem, RankedList, UserHistory
 
 MARKETPLACE = "marketplace"
@@ -83,16 +83,11 @@ class LocalRanker:
         model = release.config.model
         histories = build_histories(cleaned.interactions, catalogue, key, max_events=model.max_history, tie_seed=0)
         cache = TextCache(data_home().parent / "cache" / "text-vectors.sqlite")
-        text = TextStage(
-            find_base(model.base),
-            adapted_layers=model.adapted_layers,
-            max_tokens=model.max_tokens,
-            device=choose_device(device),
+        text = TextStage.of(model, choose_device(device))
+        vectors = catalogue_vectors(text, catalogue, cache, release.model.width).to(text.device)
+        return cls(
+            Engine(release, catalogue, vectors, text, own_texts(cache, text, release.model.width)), histories, key
         )
-        width = release.model.width
-        vectors = catalogue_vectors(text, catalogue, cache, width).to(text.device)
-        reviews: Encode = lambda texts, keep: cache.vectors(text, texts, width=width, items=False, keep=keep)[:, 0]  # noqa: E731
-        return cls(Engine(release, catalogue, vectors, text, reviews), histories, key)
 
     def for_user(self, user_id: str, k: int, *, explain: bool = False) -> RankedList:
         """The `k` best items that the user has not met.
@@ -138,5 +133,4 @@ class LocalRanker:
 
     def _reasons(self, history: UserHistory, rows: list[int]) -> list[str]:
         engine = self._engine
-        parts = ScoreParts(engine.model, engine.scorer.prior, engine.vectors)
-        return [sentence(one, engine.catalogue) for one in explain(parts, self._maker, history, rows)]
+        return [sentence(one, engine.catalogue) for one in explain(engine.parts, self._maker, history, rows)]

@@ -170,11 +170,11 @@ def _explained(
     if maker is None:
         return explain_query(request.query or "", lambda text: engine.scorer.query(text, engine.text), rows)
     history = maker.histories[user]
-    found = explain(stand.parts, maker, history, rows)
+    found = explain(engine.parts, maker, history, rows)
     if not request.words:
         return found
     texts = Texts(engine.catalogue, maker.histories.review_texts, engine.text)
-    return explain_words(found, stand.parts, maker, history, texts)
+    return explain_words(found, engine.parts, maker, history, texts)
 
 
 def _ranked(stand: Stand, rank: int, row: int, score: float, why: Explanation | None) -> Ranked:

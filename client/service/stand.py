@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.text_cache import TextCache
-from client.ranking.engine import Engine
-from client.ranking.explain import ScoreParts
+from client.ranking.engine import Engine, own_texts
 from client.ranking.index import CatalogueIndex, Progress
 from client.ranking.local_catalogue import aligned
 from client.ranking.personal import PersonalPrior
@@ -20,7 +19,7 @@ from client.ranking.rerank_stages import Groups, ItemFacts
 from client.service.requests import ReleaseInfo
 from shared.adapter import Release
 from shared.model.text import TextStage
-from shared.model.weights import choose_device, find_base, has_fast_bf16
+from shared.model.weights import choose_device, has_fast_bf16
 from shared.schema import Catalogue
 
 CATEGORY = "category"
@@ -35,14 +34,11 @@ class Stand:
     engine : Engine
     facts : ItemFacts
         What rerank stages read of the items.
-    parts : ScoreParts
-        What explanations ask.
     info : ReleaseInfo
     """
 
     engine: Engine
     facts: ItemFacts
-    parts: ScoreParts
     info: ReleaseInfo
 
     def inside(self, categories: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -90,10 +86,7 @@ class StandMaker:
         model, device = release.config.model, choose_device(self.device)
         whole, personal = with_own_part(release, self.premises)
         local = aligned(whole, self.theirs, self.ours)
-        text = TextStage(
-            find_base(model.base), adapted_layers=model.adapted_layers, max_tokens=model.max_tokens, device=device
-        )
-        cache, width = TextCache(self.cache), release.model.width
+        text, cache, width = TextStage.of(model, device), TextCache(self.cache), release.model.width
         index = CatalogueIndex.build(
             self.folder / "index",
             self.ours,
@@ -102,18 +95,13 @@ class StandMaker:
             progress,
         )
         vectors = index.on(device)
-
-        def own_texts(texts: Sequence[str], keep: bool) -> NDArray[np.float16]:
-            return cache.vectors(text, texts, width=width, items=False, keep=keep)[:, 0]
-
-        engine = Engine(local, self.ours, vectors, text, own_texts, bf16=has_fast_bf16(device.type))
+        engine = Engine(local, self.ours, vectors, text, own_texts(cache, text, width), bf16=has_fast_bf16(device.type))
         facts = ItemFacts(
             vectors.items.cpu().numpy(),
             local.prior.popularity,
             groups={CATEGORY: Groups.of(self.ours.categories, split=True)},
         )
-        parts = ScoreParts(engine.model, engine.scorer.prior, vectors)
-        return Stand(engine, facts, parts, info_of(release, signed=signed, personal=personal))
+        return Stand(engine, facts, info_of(release, signed=signed, personal=personal))
 
 
 def with_own_part(release: Release, premises: Path | None) -> tuple[Release, bool]:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shared.config import ModelConfig
 from shared.errors import ConfigError
-from shared.model.weights import BaseModel, choose_device, has_fast_bf16, load_bert, load_tokenizer
+from shared.model.weights import BaseModel, choose_device, find_base, has_fast_bf16, load_bert, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import BertModel
@@ -48,6 +49,18 @@ class TextStage:
         self.max_tokens = max_tokens
         self.device = device or choose_device()
         self._berts: dict[bool, BertModel] = {}
+
+    @classmethod
+    def of(cls, config: ModelConfig, device: torch.device | None = None) -> TextStage:
+        """The text stage of a model's configuration.
+
+        Raises
+        ------
+        ConfigError
+            If the base model is not there.
+        """
+        base = find_base(config.base)
+        return cls(base, adapted_layers=config.adapted_layers, max_tokens=config.max_tokens, device=device)
 
     def recipe(self, *, items: bool) -> str:
         """All that vectors depend on besides the text: the cache's key."""

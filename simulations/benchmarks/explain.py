@@ -34,7 +34,7 @@ from shared.errors import AdapterMismatchError, EmptyHistoryError
 from shared.model.behaviour import EventBatch
 from shared.model.prior_scores import PriorScorer
 from shared.model.text import TextStage
-from shared.model.weights import choose_device, find_base
+from shared.model.weights import choose_device
 from shared.schema import Histories
 from simulations.evaluation import bootstrap
 
@@ -165,12 +165,7 @@ def asked(adapter: Path, data: RawData, users: int, seed: int, device: str = "au
     # A key that the seed decides: the same users are drawn each time.
     key, model = PseudonymKey.derive(seed), release.config.model
     histories = build_histories(cleaned.interactions, catalogue, key, max_events=model.max_history, tie_seed=0)
-    text = TextStage(
-        find_base(model.base),
-        adapted_layers=model.adapted_layers,
-        max_tokens=model.max_tokens,
-        device=choose_device(device),
-    )
+    text = TextStage.of(model, choose_device(device))
     cache, width = TextCache(data_home().parent / "cache" / "text-vectors.sqlite"), release.model.width
     vectors = catalogue_vectors(text, catalogue, cache, width).to(text.device)
     reviews = cache.vectors(text, histories.review_texts, width=width, items=False)[:, 0]

@@ -56,10 +56,8 @@ def make_world(folder: Path, items: int, users: int) -> Path:
     save_release(
         folder / "adapter", model, _prior(items), config, catalogue_digest=catalogue.digest, privacy=privacy, version=1
     )
-    text = TextStage(
-        find_base(config.model.base), adapted_layers=config.model.adapted_layers, max_tokens=config.model.max_tokens
-    )
-    CatalogueIndex.build(folder / "state" / "index", catalogue, text.recipe(items=True), Drawn(model.width))
+    recipe = TextStage.of(config.model).recipe(items=True)
+    CatalogueIndex.build(folder / "state" / "index", catalogue, recipe, Drawn(model.width))
     done.touch()
     return folder
 

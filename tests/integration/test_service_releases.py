@@ -62,6 +62,12 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def api_version(service: Service) -> int:
+    """As whoever asks is told."""
+    told: int = TestClient(create_app(service)).get("/v1/release").json()["version"]
+    return told
+
+
 def version(service: Service) -> int:
     return service.desk.stand.info.version
 
@@ -117,11 +123,13 @@ def test_two_releases_can_be_compared(service: Service, shelve: Shelve) -> None:
 def test_an_older_release_is_served_only_once_it_is_pinned(service: Service, shelve: Shelve, tmp_path: Path) -> None:
     shelve(2)
     until(lambda: version(service) == 2)
+    assert not service.look() and version(service) == 2, "the older one is there, and left alone"
     operator = ReleaseShelf(tmp_path / "releases", KEY.public, tmp_path / "releases.json")
     operator.pin(1)
     until(lambda: version(service) == 1)
     operator.unpin()
     until(lambda: version(service) == 2)
+    assert api_version(service) == 2
 
 
 def test_without_a_release_that_verifies_nothing_starts(shelve: Shelve, shop_data: RawData, tmp_path: Path) -> None:
