@@ -59,6 +59,9 @@ def benchmark(
     items: int, repeat: int, folder: Path, told: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
     """Rows of one size of catalogue; see the contract's fields."""
+    from shared.model.weights import choose_device
+
+    device = choose_device("auto").type  # what the service and the library take by themselves
     told(f"making a shop of {items} items")
     world = make_world(folder / f"{items}", items, USERS)
     cases = [
@@ -80,6 +83,7 @@ def benchmark(
         one = measured[str(number)]
         row: dict[str, Any] = {"system": case.system, "path": case.path, "items": items, "batch": case.batch}
         row |= {name: one.median(name) for name in ("p50_ms", "p99_ms", "users_per_s")}
+        row["device"] = device if case.system == "veilrec" else "cpu"
         row["recall"] = one.turns[0].get("recall")
         row["peak_rss_mb"] = one.turns[-1].get("server_rss_mb", one.peak_rss_mb)
         rows.append(row)

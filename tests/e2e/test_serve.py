@@ -13,9 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from postgres_server import postgres_url
 
 from simulations.benchmarks.ranking_world import make_world, user_id
 
+__all__ = ["postgres_url"]  # a fixture
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 USERS, TOKEN = 40, "a-token-of-the-test-and-nobody-else"
@@ -60,6 +62,23 @@ def test_what_has_begun_is_finished_before_the_service_ends(world: Path) -> None
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     assert [line["route"] for line in lines if line["event"] == "request"][-1] == "/v1/rank/batch"
     assert user_id(0) not in log and "Traceback" not in log
+
+
+def test_events_may_live_in_postgresql(world: Path, postgres_url: str) -> None:
+    with (
+        started(world, "--database", postgres_url) as (_, port),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=60) as shop,
+    ):
+        known = shop.post("/rank", json={"user_id": user_id(3), "k": 5}).json()
+        assert known["basis"] == "history" and len(known["items"]) == 5
+        event = {"item_id": known["items"][0]["item_id"], "kind": "purchase"}
+        assert shop.post("/events", json={"user_id": user_id(3), "events": [event]}).json()["written"] == 1
+        after = shop.post("/rank", json={"user_id": user_id(3), "k": 5}).json()
+        assert event["item_id"] not in [item["item_id"] for item in after["items"]]
+        assert shop.post("/users/forget", json={"user_id": user_id(3)}).json()["erased"] > 40
+    with started(world, "--database", postgres_url) as (_, port):
+        again = httpx.post(f"http://127.0.0.1:{port}/v1/rank", json={"user_id": user_id(3)}, timeout=60).json()
+    assert again["basis"] == "popularity", "the data are imported at each start, without who was forgotten"
 
 
 def test_only_a_token_opens_the_service(world: Path, tmp_path: Path) -> None:

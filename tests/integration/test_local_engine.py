@@ -60,9 +60,16 @@ def encoded(text: TextStage, texts: tuple[str, ...], *, items: bool) -> NDArray[
     return text.encode(texts, items=items)
 
 
-def engine_of(release: Release, catalogue: Catalogue, text: TextStage, *, bf16: bool = False) -> Engine:
+def engine_of(
+    release: Release,
+    catalogue: Catalogue,
+    text: TextStage,
+    *,
+    bf16: bool = False,
+    device: str = "cpu",
+) -> Engine:
     both = torch.from_numpy(encoded(text, tuple(catalogue.passages()), items=True).astype(np.float32))
-    vectors = CatalogueVectors(both[:, 0].contiguous(), both[:, 1].contiguous())
+    vectors = CatalogueVectors(both[:, 0].contiguous(), both[:, 1].contiguous()).to(torch.device(device))
     own = lambda texts, keep: encoded(text, tuple(texts), items=False)[:, 0]  # noqa: E731
     return Engine(release, catalogue, vectors, text, own, bf16=bf16)
 
@@ -161,6 +168,23 @@ def test_reading_in_bfloat16_moves_lists_little(
     )
     shared = [len(set(a) & set(b)) for a, b in zip(exact.rows, quick.rows, strict=True)]
     assert np.mean(shared) > 9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_lists_of_the_cpu(
+    release: Release, catalogue: Catalogue, engine: Engine, histories: Histories
+) -> None:
+    stage = TextStage(find_base("all-MiniLM-L6-v2"), adapted_layers=2, max_tokens=32, device=torch.device("cuda"))
+    there = engine_of(release, catalogue, stage, device="cuda")
+    users, even = np.arange(0, len(histories), 5), np.arange(len(catalogue)) % 2 == 0
+    wishes = ["a lamp"] + [""] * (len(users) - 1)
+    allowed = [even] + [None] * (len(users) - 1)
+    one, other = (e.retrieve(e.maker(histories), users, 10, allowed, wishes) for e in (engine, there))
+    same = [len(set(a) & set(b)) for a, b in zip(one.rows, other.rows, strict=True)]
+    assert np.mean(same) > 9.5
+    assert len(set(engine.query(["tea"], 10).of(0)[0]) & set(there.query(["tea"], 10).of(0)[0])) >= 9
+    np.testing.assert_array_equal(engine.popular(5).rows, there.popular(5).rows)
 
 
 def test_a_user_without_events_is_asked_for_otherwise(engine: Engine, histories: Histories) -> None:
