@@ -24,7 +24,7 @@ from shared.exchange import (
     ascending,
     offer_statement,
 )
-from shared.hazmat.signing import VerifyKey
+from shared.hazmat.signing import Pin
 from shared.privacy.lattice import LARGEST_VECTOR
 
 
@@ -39,7 +39,7 @@ def check_size(size: int, threshold: int, what: str) -> None:
         raise CohortTooSmallError(f"Expected at least threshold={threshold} {what}, got {size}.")
 
 
-def check_roster(roster: Roster, own: KeyOffer, context: bytes, peers: Mapping[str, VerifyKey], threshold: int) -> None:
+def check_roster(roster: Roster, own: KeyOffer, context: bytes, peers: Mapping[str, Pin], threshold: int) -> None:
     """Round 1, before secrets are shared: enough members, each of them who it says, in this very session.
 
     Raises
@@ -98,7 +98,7 @@ def check_survivors(survivors: Survivors, own: str, shared: AbstractSet[str], th
 
 
 def check_consents(
-    consents: Consents, survivors: Survivors, statement: bytes, peers: Mapping[str, VerifyKey], threshold: int
+    consents: Consents, survivors: Survivors, statement: bytes, peers: Mapping[str, Pin], threshold: int
 ) -> None:
     """Round 4, before a share is opened: enough survivors (U4) signed the same `statement` as this partner.
 

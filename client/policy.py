@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.config import DEFAULT_BASE
 from shared.errors import PolicyViolationError, VeilrecError
-from shared.hazmat.signing import VerifyKey
+from shared.hazmat.signing import Pin, PinnedKeys, VerifyKey, pin
 from shared.messages import RoundPlan
 from shared.privacy.plan import Mode
 
@@ -26,9 +26,7 @@ SMALLEST_COHORT = 3
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def _key(value: object) -> object:
-    if isinstance(value, VerifyKey):
-        return value
+def _key(value: object) -> VerifyKey:
     if not isinstance(value, str):
         raise ValueError("Expected base64 of an Ed25519 key")
     try:
@@ -37,8 +35,19 @@ def _key(value: object) -> object:
         raise ValueError(str(error)) from None
 
 
-PinnedKey = Annotated[VerifyKey, BeforeValidator(_key)]
-"""A `VerifyKey`, read from its text."""
+def _pin(value: object) -> Pin:
+    if isinstance(value, VerifyKey | PinnedKeys):
+        return value
+    if not isinstance(value, list):
+        return _key(value)
+    try:
+        return pin(_key(each) for each in value)
+    except VeilrecError as error:
+        raise ValueError(str(error)) from None
+
+
+PinnedKey = Annotated[Pin, BeforeValidator(_pin)]
+"""A `Pin`, read from the text of a key, or from a list of two while a party changes its own."""
 Limit = Annotated[int, Field(ge=0)]
 # `strict` would refuse TOML's lists as tuples; what they hold is still read strictly.
 Modes = Annotated[tuple[Mode, ...], Field(min_length=1, strict=False)]
@@ -70,8 +79,8 @@ class Policy(BaseModel):
         The largest adapter.
     max_events, max_history, max_microbatch : int
         The most that is computed at once: a round that runs out of memory tells something about the data.
-    server_key : VerifyKey or None
-        The coordinator's, pinned.
+    server_key : Pin or None
+        The coordinator's, pinned; two keys while it changes its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)

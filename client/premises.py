@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from client.policy import PinnedKey, Policy, RealPolicy
 from shared.errors import ConfigError
 from shared.files import write_bytes
-from shared.hazmat.signing import SigningKey, VerifyKey
+from shared.hazmat.signing import Pin, SigningKey, distinct
 
 PARTNER_FILE = "partner.toml"
 IDENTITY_FILE, LEDGER_FILE = "identity.key", "ledger.jsonl"
@@ -43,8 +43,7 @@ class _Settings(BaseModel):
     @model_validator(mode="after")
     def _pins_are_of_different_parties(self) -> Self:
         # Whoever holds two keys counts as two partners, and what the third one adds stands alone.
-        keys = [*self.peers.values(), *([self.policy.server_key] if self.policy.server_key else [])]
-        if len(set(keys)) < len(keys):
+        if not distinct([*self.peers.values(), *([self.policy.server_key] if self.policy.server_key else [])]):
             raise ValueError("peers and policy.server_key: Expected another key for every partner and the coordinator")
         if self.peers and self.name not in self.peers:
             raise ValueError(f"peers: Expected the partner's own name {self.name} among them")
@@ -78,8 +77,9 @@ class Premises:
         Orders events of equal time (`client.data.histories.in_time_order`).
     policy : Policy
         The floor; a `RealPolicy` where data are real.
-    peers : mapping of str to VerifyKey
-        The pinned identities of all partners, itself included; empty only in simulations.
+    peers : mapping of str to Pin
+        The pinned identities of all partners, itself included, two where a partner changes its own; empty only in
+        simulations.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ class Premises:
     cache: Path
     tie_seed: int
     policy: Policy
-    peers: Mapping[str, VerifyKey] = field(hash=False)
+    peers: Mapping[str, Pin] = field(hash=False)
 
     @classmethod
     def open(cls, folder: Path) -> Premises:
@@ -138,7 +138,7 @@ class Premises:
         file = self.folder / IDENTITY_FILE
         # A lost key must not be replaced in silence: the others would refuse the new one.
         key = SigningKey.load(file) if self.peers else SigningKey.load_or_create(file)
-        if self.peers and key.public != self.peers[self.name]:
+        if self.peers and key.public not in self.peers[self.name].keys:
             raise ConfigError(
                 f"{file}: Expected the key that {PARTNER_FILE} pins as peers.{self.name}={self.peers[self.name].text}, "
                 f"got {key.public.text}."

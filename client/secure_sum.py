@@ -55,7 +55,7 @@ from shared.hazmat.agreement import EphemeralKey, seal, unseal
 from shared.hazmat.masking import add_mask
 from shared.hazmat.randomness import Randomness
 from shared.hazmat.shamir import SHARE_BYTES, split
-from shared.hazmat.signing import SigningKey, VerifyKey
+from shared.hazmat.signing import Pin, SigningKey
 
 _STEPS = ("offer", "share", "receive", "mask", "consent", "open", "over")
 _OVER = _STEPS[-1]
@@ -145,13 +145,13 @@ class MaskingSession:
         name: str,
         context: bytes,
         identity: SigningKey,
-        peers: Mapping[str, VerifyKey],
+        peers: Mapping[str, Pin],
         threshold: int,
         source: Randomness,
     ) -> None:
         if len(context) != CONTEXT_SIZE:
             raise ProtocolError(f"Expected a context of {CONTEXT_SIZE} bytes, got {len(context)}.")
-        if peers.get(name) != identity.public:
+        if name not in peers or identity.public not in peers[name].keys:
             raise ProtocolError("Expected the own identity among the pinned ones, got none or another.")
         self.name, self.context, self.threshold = name, context, threshold
         self._identity, self._peers, self._source = identity, dict(peers), source
@@ -294,7 +294,7 @@ class MaskingSession:
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, identity: SigningKey, peers: Mapping[str, VerifyKey], source: Randomness
+        cls, data: bytes, identity: SigningKey, peers: Mapping[str, Pin], source: Randomness
     ) -> MaskingSession:
         """Go on with a state that `to_bytes` gave.
 

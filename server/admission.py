@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shared.errors import ConfigError, VeilrecError
 from shared.files import write_json
-from shared.hazmat.signing import SigningKey, VerifyKey
+from shared.hazmat.signing import Pin, SigningKey, VerifyKey, distinct, pin
 
 SERVER_KEY_FILE, IDENTITIES_FILE = "server.key", "identities.json"
 PARTNER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -28,8 +28,8 @@ class Admission:
     ----------
     key : SigningKey
         Signs round plans; partners have its public part pinned.
-    identities : mapping of str to VerifyKey
-        By the partners' names.
+    identities : mapping of str to Pin
+        By the partners' names; two keys where a partner changes its own.
 
     Raises
     ------
@@ -38,7 +38,7 @@ class Admission:
     """
 
     key: SigningKey = field(repr=False)
-    identities: Mapping[str, VerifyKey] = field(hash=False)
+    identities: Mapping[str, Pin] = field(hash=False)
 
     def __post_init__(self) -> None:
         if not self.identities:
@@ -46,7 +46,7 @@ class Admission:
         for name in self.identities:
             if not PARTNER_NAME.fullmatch(name):
                 raise ConfigError(f"identities: Expected names of 1 to 64 of A-Z a-z 0-9 . _ -, got {name!r}.")
-        if len({self.key.public, *self.identities.values()}) <= len(self.identities):
+        if not distinct([self.key.public, *self.identities.values()]):
             raise ConfigError("identities: Expected another key for every partner and the coordinator.")
 
     @classmethod
@@ -64,7 +64,7 @@ class Admission:
         return cls(SigningKey.load(folder / SERVER_KEY_FILE), identities)
 
     @classmethod
-    def create(cls, folder: Path, identities: Mapping[str, VerifyKey]) -> Admission:
+    def create(cls, folder: Path, identities: Mapping[str, Pin]) -> Admission:
         """Write ``identities.json``, and ``server.key`` unless there is one: partners may have it pinned.
 
         Raises
@@ -73,11 +73,17 @@ class Admission:
             As `Admission` says; ``identities.json`` is then left as it was.
         """
         admission = cls(SigningKey.load_or_create(folder / SERVER_KEY_FILE), dict(identities))
-        write_json(folder / IDENTITIES_FILE, {name: key.text for name, key in sorted(identities.items())})
+        write_identities(folder, identities)
         return admission
 
 
-def _read_identities(file: Path) -> dict[str, VerifyKey]:
+def write_identities(folder: Path, identities: Mapping[str, Pin]) -> None:
+    """Write ``identities.json``: a name and its key, or its two keys."""
+    told = {name: [key.text for key in keyed.keys] for name, keyed in sorted(identities.items())}
+    write_json(folder / IDENTITIES_FILE, {name: keys[0] if len(keys) == 1 else keys for name, keys in told.items()})
+
+
+def _read_identities(file: Path) -> dict[str, Pin]:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -86,7 +92,16 @@ def _read_identities(file: Path) -> dict[str, VerifyKey]:
         ) from None
     if not isinstance(told, dict):
         raise ConfigError(f"{file}: Expected a JSON object of names and keys.")
-    return {name: _read_key(file, name, text) for name, text in told.items()}
+    return {name: _read_pin(file, name, value) for name, value in told.items()}
+
+
+def _read_pin(file: Path, name: str, value: object) -> Pin:
+    if not isinstance(value, list):
+        return _read_key(file, name, value)
+    try:
+        return pin(_read_key(file, name, text) for text in value)
+    except VeilrecError as error:
+        raise ConfigError(f"{file}: {name}: {error}") from None
 
 
 def _read_key(file: Path, name: str, text: object) -> VerifyKey:

@@ -45,7 +45,7 @@ from shared.hazmat.fixed_point import from_ring
 from shared.hazmat.masking import add_mask
 from shared.hazmat.randomness import SystemRandomness
 from shared.hazmat.shamir import SHARE_BYTES, combine
-from shared.hazmat.signing import VerifyKey
+from shared.hazmat.signing import Pin
 
 SEALED_BYTES = NONCE_BYTES + 2 * SHARE_BYTES + TAG_BYTES
 """The two shares that one partner seals for another."""
@@ -76,7 +76,7 @@ class SecureSum:
     partner can always spoil the sum to which it adds.
     """
 
-    def __init__(self, context: bytes, threshold: int, identities: Mapping[str, VerifyKey], size: int) -> None:
+    def __init__(self, context: bytes, threshold: int, identities: Mapping[str, Pin], size: int) -> None:
         self._context, self._threshold, self._identities = context, threshold, identities
         self._total = np.zeros(size, dtype=np.uint32)
         self._next = self._following = _STEPS[0]

@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import stat
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ConfigError, IntegrityError
+from shared.hazmat.key_files import Passphrase, is_sealed, open_secret, read_private_file, seal_secret, write_once
 
 KEY_BYTES = 32
+PURPOSE = "pseudonym key"
 PSEUDONYM_CHARS = 32  # 128 bits of HMAC-SHA256: a collision among 10^9 users has probability below 10^-20
 
 
@@ -53,22 +53,31 @@ class PseudonymKey:
         return cls(hashlib.sha256(b"veilrec simulated pseudonym key|" + str(seed).encode()).digest())
 
     @classmethod
-    def load_or_create(cls, path: str | Path) -> PseudonymKey:
+    def load_or_create(cls, path: str | Path, passphrase: Passphrase | None = None) -> PseudonymKey:
         """The key in `path`, made there (mode 0600) on first use.
+
+        Parameters
+        ----------
+        path : str or Path
+        passphrase : Passphrase, optional
+            That of the environment by default (`shared.hazmat.key_files`). With one, a new key is encrypted; a key
+            that is not, as simulations have them, is read all the same.
 
         Raises
         ------
         ConfigError
-            If others than the owner may read the file.
+            If others than the owner may read the file, or it is encrypted and there is no passphrase.
         IntegrityError
-            If the file does not hold 32 bytes.
+            If the file does not hold 32 bytes, or not under this passphrase.
         """
         path = Path(path)
         if not path.exists():
-            _create_once(path, os.urandom(KEY_BYTES))
-        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError(f"Expected mode=0600 of the pseudonym key {path}: others than its owner may read it.")
-        secret = path.read_bytes()
+            told = passphrase or Passphrase.of_environment()
+            fresh = os.urandom(KEY_BYTES)
+            write_once(path, fresh if told is None else seal_secret(fresh, PURPOSE, told))
+        secret = read_private_file(path, "pseudonym key")
+        if is_sealed(secret):
+            secret = open_secret(secret, PURPOSE, path.name, passphrase)
         if len(secret) != KEY_BYTES:
             raise IntegrityError(f"Expected bytes={KEY_BYTES} in the pseudonym key {path}, got bytes={len(secret)}.")
         return cls(secret)
@@ -80,20 +89,3 @@ class PseudonymKey:
     def pseudonyms(self, user_ids: Iterable[str]) -> list[str]:
         """`pseudonym` of each id, in the order given."""
         return [self.pseudonym(user_id) for user_id in user_ids]
-
-
-def _create_once(path: Path, secret: bytes) -> None:
-    """Write a whole key file or none; of two processes at once the first wins and the other reads its key."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp: mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secret)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-    finally:
-        Path(temporary).unlink()

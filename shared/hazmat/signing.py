@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
-import secrets
-import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
-from shared.errors import ConfigError, DataError, InvalidSignatureError
-from shared.files import write_bytes
+from shared.errors import ConfigError, InvalidSignatureError
+from shared.hazmat.key_files import Passphrase, private_pem, read_private_key, write_once
 
 KEY_BYTES = 32
 
@@ -69,6 +61,11 @@ class VerifyKey:
         return key
 
     @property
+    def keys(self) -> tuple[VerifyKey, ...]:
+        """Itself alone: see `PinnedKeys`."""
+        return (self,)
+
+    @property
     def text(self) -> str:
         """Base64 of the raw bytes, 44 characters: what partners pin."""
         return base64.b64encode(self.raw).decode()
@@ -85,6 +82,69 @@ class VerifyKey:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, _statement(purpose, message))
         except (InvalidSignature, ValueError) as error:
             raise InvalidSignatureError(f"Expected a signature of key={self.text} for purpose={purpose}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedKeys:
+    """The two identities of one party whose key is being changed, the old one first.
+
+    Guarantees
+    ----------
+    `verify` returns only if one of the two signed. It never makes two parties of one: whoever compares parties
+    compares all of their `keys` (`distinct`).
+
+    Raises
+    ------
+    ConfigError
+        If there are not two different keys.
+    """
+
+    keys: tuple[VerifyKey, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.keys) != 2 or len(set(self.keys)) != 2:
+            raise ConfigError("Expected two different keys of a party that changes its key.")
+
+    @property
+    def text(self) -> str:
+        """Both keys, for a message."""
+        return " or ".join(key.text for key in self.keys)
+
+    def verify(self, purpose: str, message: bytes, signature: bytes) -> None:
+        """Return only if `signature` is by one of the keys, for this purpose and message.
+
+        Raises
+        ------
+        InvalidSignatureError
+            If not.
+        """
+        old, new = self.keys
+        try:
+            old.verify(purpose, message, signature)
+        except InvalidSignatureError:
+            new.verify(purpose, message, signature)
+
+
+Pin = VerifyKey | PinnedKeys
+"""Whom a party is known by: its key, or its two keys while it changes from one to the other."""
+
+
+def pin(keys: Iterable[VerifyKey]) -> Pin:
+    """One key or two as a `Pin`.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, more than two, or one twice.
+    """
+    told = tuple(keys)
+    return told[0] if len(told) == 1 else PinnedKeys(told)
+
+
+def distinct(parties: Iterable[Pin]) -> bool:
+    """Whether no key is held by two parties: whoever holds two parties' keys counts as two."""
+    keys = [key for party in parties for key in party.keys]
+    return len(set(keys)) == len(keys)
 
 
 class SigningKey:
@@ -113,39 +173,30 @@ class SigningKey:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def load(cls, path: Path) -> SigningKey:
-        """Read a PEM file (PKCS8, not encrypted).
+    def load(cls, path: Path, passphrase: Passphrase | None = None) -> SigningKey:
+        """Read a PEM file (PKCS8, encrypted or not).
+
+        Parameters
+        ----------
+        path : Path
+        passphrase : Passphrase, optional
+            Of an encrypted file; that of the environment by default (`shared.hazmat.key_files`).
 
         Raises
         ------
         ConfigError
-            If there is no such file, or others than its owner may read or write it.
+            If there is no such file, others than its owner may read or write it, or it is encrypted and there is
+            no passphrase.
         DataError
-            If it does not hold an Ed25519 key.
+            If it does not hold an Ed25519 key, or not under this passphrase.
         """
-        try:
-            with path.open("rb") as file:
-                # The opened file, not the path: nobody can swap it in between.
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                pem = file.read()
-        except OSError as error:
-            raise ConfigError(f"Expected a readable key file {path.name}, got {type(error).__name__}.") from error
-        if mode & 0o077:
-            raise ConfigError(
-                f"Expected mode=0600 of the key file {path.name}, got {mode:04o}: others may use the key."
-            )
-        try:
-            key = load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            key = None
-        if not isinstance(key, Ed25519PrivateKey):
-            # No cause is attached: a parser's message may quote the file.
-            raise DataError(f"Expected an Ed25519 key (PEM, PKCS8, no password) in the file {path.name}.")
-        return cls(key)
+        return cls(read_private_key(path, Ed25519PrivateKey, "Ed25519", passphrase))
 
     @classmethod
-    def load_or_create(cls, path: Path) -> SigningKey:
+    def load_or_create(cls, path: Path, passphrase: Passphrase | None = None) -> SigningKey:
         """Read the identity in `path`, or make one there (mode 0600) if there is no file.
+
+        A new file is encrypted if there is a passphrase; simulations have none.
 
         Raises
         ------
@@ -157,22 +208,10 @@ class SigningKey:
         Of two processes that start at once, both get the one key that is then in the file.
         """
         if not path.exists():
-            pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            _write_once(path, pem)
-        return cls.load(path)
+            told = passphrase or Passphrase.of_environment()
+            write_once(path, private_pem(Ed25519PrivateKey.generate(), told))
+        return cls.load(path, passphrase)
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """Sign `message` for `purpose`: 64 bytes, the same for the same input."""
         return self._key.sign(_statement(purpose, message))
-
-
-def _write_once(path: Path, data: bytes) -> None:
-    """Put `data` whole into `path` (mode 0600) unless another process was first."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    write_bytes(fresh, data)
-    try:
-        path.hardlink_to(fresh)
-    except FileExistsError:
-        pass  # the other one's key counts
-    finally:
-        fresh.unlink()

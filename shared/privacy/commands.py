@@ -61,7 +61,8 @@ def verify(
 
 def _receipt(file: Path, partner: str | None) -> Receipt:
     from shared.errors import ConfigError, DataError, LedgerError
-    from shared.privacy.ledger_entries import Receipt, validate
+    from shared.privacy.ledger_entries import validate
+    from shared.privacy.ledger_heads import Receipt
 
     if partner is None:
         raise ConfigError("Expected --partner NAME with --receipts.")

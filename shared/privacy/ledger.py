@@ -4,6 +4,7 @@ One file for all runs over the same data, append-only, chained and signed (`ledg
 that are checked before each line is written and each time it is read (`ledger_state`)::
 
     plan -> reserve -> (noise is drawn) -> release -> open        receipt: the server countersigned a head
+                                                                  succession: the partner changed its key
 
 What a crash leaves behind counts as spent: a plan counts whole when it is declared, and a reserved
 round counts though nothing was released.
@@ -26,21 +27,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from shared.errors import LedgerError, VeilrecError
-from shared.hazmat.signing import SigningKey, VerifyKey
+from shared.hazmat.signing import Pin, SigningKey
 from shared.privacy.ledger_entries import (
     Body,
     Declaration,
     Genesis,
-    LedgerHead,
     Opened,
-    Receipt,
     Release,
     Reservation,
     parse,
     seal,
-    sign_receipt,
     validate,
 )
+from shared.privacy.ledger_heads import LedgerHead, Receipt, sign_receipt, sign_succession
 from shared.privacy.ledger_state import LedgerState, RoundState, Spent
 from shared.privacy.plan import PrivacyPlan
 
@@ -58,7 +57,7 @@ class Ledger:
     path : Path
         Made, with mode 0600, if there is none. ``<path>.lock`` lies beside it.
     identity : SigningKey
-        The partner's; a ledger takes lines of one identity only.
+        The partner's; a ledger takes lines of one identity only, until that one hands it over (`hand_over`).
     ledger_id : str, optional
         32 hexadecimal digits for a new ledger; random by default. Only a simulation has reason to fix them.
 
@@ -197,7 +196,7 @@ class Ledger:
         """
         self._write(Opened(run_id, round_, tuple(sorted(set(survivors)))))
 
-    def accept_receipt(self, receipt: Receipt, server: VerifyKey) -> None:
+    def accept_receipt(self, receipt: Receipt, server: Pin) -> None:
         """Keep the server's signature over a head of this ledger; an older one than the last adds nothing.
 
         Guarantees
@@ -212,6 +211,24 @@ class Ledger:
         """
         receipt.verify(server)
         self._write(receipt)
+
+    def hand_over(self, successor: SigningKey) -> None:
+        """Record that `successor` signs from the next line on, and go on with it.
+
+        Guarantees
+        ----------
+        Every line before stays as it is, signed by the key that wrote it; both keys have signed the change.
+
+        Raises
+        ------
+        LedgerError
+            If the key has signed this ledger before.
+        """
+        with self._locked() as file:
+            body = sign_succession(successor, self._state.head)
+            self._state.check(body)
+            self._append(file, body)
+            self._identity = successor
 
     def released(self, run_id: str, round_: int) -> str | None:
         """SHA-256 of the round's noised sum; None if nothing was released."""
@@ -322,18 +339,16 @@ def replay(data: bytes, start: int, state: LedgerState, path: Path) -> Iterator[
     LedgerError
         Names `path`, the line and what is wrong. `state` then holds the lines before it.
     """
-    identity = state.identity
     while (end := data.find(b"\n", start) + 1) > 0:
         head = state.head
         try:
-            entry = parse(data[start:end], head.count, head.hash, identity)
+            entry = parse(data[start:end], head.count, head.hash, state.identity)
             if not state.check(entry.body):
                 raise LedgerError("Expected news, got an entry that changes nothing.")
             state.add(entry)
         except VeilrecError as error:
             raise LedgerError(f"{path}, line {head.count + 1}: {error}") from error
         yield entry.line
-        identity = identity or state.identity
         start = end
     if _holds_entry(data[start:]):
         raise LedgerError(

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shared.errors import LedgerError, VeilrecError
-from shared.hazmat.signing import VerifyKey
+from shared.hazmat.signing import Pin, VerifyKey
 from shared.privacy.ledger import replay
-from shared.privacy.ledger_entries import Genesis, LedgerHead, Receipt
+from shared.privacy.ledger_entries import Genesis
+from shared.privacy.ledger_heads import LedgerHead, Receipt
 from shared.privacy.ledger_state import LedgerState, RunState, Spent
 from shared.privacy.plan import Mode, PrivacyPlan
 
@@ -64,6 +65,7 @@ class LedgerReport:
     Attributes
     ----------
     ledger_id, identity : str
+        The key that signs the next line.
     head : LedgerHead
     runs : tuple of RunReport
         In the order in which they were declared.
@@ -105,8 +107,8 @@ def read_ledger(path: Path) -> LedgerReport:
 
 def verify_ledger(
     path: Path,
-    identity: VerifyKey | None = None,
-    server: VerifyKey | None = None,
+    identity: Pin | None = None,
+    server: Pin | None = None,
     *,
     receipts: Iterable[Receipt] = (),
     accountant: Accountant | None = None,
@@ -116,10 +118,10 @@ def verify_ledger(
     Parameters
     ----------
     path : Path
-    identity : VerifyKey, optional
-        The partner's key, known from elsewhere.
-    server : VerifyKey, optional
-        The key by which all receipts must be.
+    identity : Pin, optional
+        The partner's key, known from elsewhere: the one of today, or one that handed the ledger on to it.
+    server : Pin, optional
+        The key by which all receipts must be, or the two while the coordinator changes its own.
     receipts : iterable of Receipt
         The server's own copies: each must be an entry of this chain.
     accountant : callable, optional
@@ -135,7 +137,7 @@ def verify_ledger(
         Names file, what is wrong, and the line where there is one.
     """
     genesis, state, torn = _read(path)
-    if identity is not None and state.identity != identity:
+    if identity is not None and not set(identity.keys) & set(state.identities):
         raise LedgerError(f"{path}, line 1: Expected identity={identity.text}, got another partner's ledger.")
     _check_receipts(path, state, server, receipts)
     account = accountant or _default_accountant()
@@ -162,7 +164,7 @@ def _read(path: Path) -> tuple[Genesis, LedgerState, int]:
     return state.genesis, state, len(data) - read
 
 
-def _check_receipts(path: Path, state: LedgerState, server: VerifyKey | None, theirs: Iterable[Receipt]) -> None:
+def _check_receipts(path: Path, state: LedgerState, server: Pin | None, theirs: Iterable[Receipt]) -> None:
     own = [(f"line {line}", receipt) for line, receipt in state.receipts.items()]
     for place, receipt in [*own, *(("a receipt of the server's", receipt) for receipt in theirs)]:
         try:
@@ -191,7 +193,7 @@ def _recompute(path: Path, run: RunState, account: Accountant) -> float | None:
 def _report(genesis: Genesis, state: LedgerState, torn: int) -> LedgerReport:
     return LedgerReport(
         ledger_id=genesis.ledger_id,
-        identity=genesis.identity,
+        identity=(state.identity or VerifyKey.from_text(genesis.identity)).text,
         head=state.head,
         runs=tuple(_run_report(run) for run in state.runs.values()),
         spent=state.spent(),

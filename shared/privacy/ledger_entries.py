@@ -12,7 +12,6 @@ line before), ``fields`` (by kind), ``hash``, ``signature``. Two seals with two 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -23,28 +22,20 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.errors import ConfigError, InvalidSignatureError, LedgerError, PolicyViolationError
 from shared.hazmat.signing import SigningKey, VerifyKey
+from shared.privacy.ledger_heads import EXACT, Digest, Name, Receipt, Succession
+from shared.privacy.ledger_heads import encode as _encode
+from shared.privacy.ledger_heads import from_base64 as _unbase64
+from shared.privacy.ledger_heads import to_base64 as _base64
 from shared.privacy.plan import PrivacyPlan, Stage
 
 FORMAT = 1
 ENTRY_PURPOSE = "ledger-entry"
-HEAD_PURPOSE = "ledger-head"
 UNCHAINED = "output"
 KEYS = ("index", "kind", "time", "previous", "fields", "hash", "signature")
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,200}$")]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_EXACT = ConfigDict(strict=True, extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerHead:
-    """The end of the chain: how many entries it has, and the hash of the last."""
-
-    count: int
-    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +52,7 @@ class Genesis:
     """
 
     kind: ClassVar[str] = "genesis"
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     ledger_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     identity: Name
@@ -87,7 +78,7 @@ class Declaration:
     """
 
     kind: ClassVar[str] = "plan"
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     run_id: RunId
     plan: dict[str, Any]
@@ -129,7 +120,7 @@ class Reservation:
     """
 
     kind: ClassVar[str] = "reserve"
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     run_id: RunId
     round: int
@@ -158,7 +149,7 @@ class Release:
     """The round's noised sum was drawn: `output` is its SHA-256. Data-dependent, so outside the chain."""
 
     kind: ClassVar[str] = "release"
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     run_id: RunId
     round: int
@@ -170,68 +161,15 @@ class Opened:
     """The one set of partners over which the round's sum may be opened, sorted by name."""
 
     kind: ClassVar[str] = "open"
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     run_id: RunId
     round: int
     survivors: Names
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """A head of a partner's ledger, countersigned by the server.
-
-    Attributes
-    ----------
-    partner : str
-    count, hash : int, str
-        The head (`LedgerHead`).
-    server : str
-        Text of the public key that signed.
-    signature : str
-        Base64.
-    """
-
-    kind: ClassVar[str] = "receipt"
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
-
-    partner: Name
-    count: Annotated[int, Field(ge=1)]
-    hash: Digest
-    server: Name
-    signature: Name
-
-    def verify(self, server: VerifyKey) -> None:
-        """Check that `server` signed this head.
-
-        Guarantees
-        ----------
-        A receipt that passes was made by the holder of that key for this partner, count and hash.
-
-        Raises
-        ------
-        InvalidSignatureError
-        """
-        if self.server != server.text:
-            raise InvalidSignatureError("Expected a receipt by the pinned server key, got one by another key.")
-        statement = _encode([self.partner, self.count, self.hash])
-        server.verify(HEAD_PURPOSE, statement, _unbase64(self.signature))
-
-
-Body = Genesis | Declaration | Reservation | Release | Opened | Receipt
+Body = Genesis | Declaration | Reservation | Release | Opened | Receipt | Succession
 _READERS: dict[str, TypeAdapter[Body]] = {body.kind: TypeAdapter(body) for body in get_args(Body)}
-
-
-def sign_receipt(server_key: SigningKey, partner: str, head: LedgerHead) -> Receipt:
-    """Countersign a partner's head: what the server does each round.
-
-    Guarantees
-    ----------
-    The partner can prove that it told this head; the server that keeps the receipt can prove that a ledger
-    without this entry was rolled back. Nothing is said about what the entries hold.
-    """
-    signature = server_key.sign(HEAD_PURPOSE, _encode([partner, head.count, head.hash]))
-    return Receipt(partner, head.count, head.hash, server_key.public.text, _base64(signature))
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,22 +298,3 @@ def _named_key(body: Body) -> VerifyKey:
 def _chain_hash(index: int, kind: str, previous: str, fields: dict[str, Any]) -> str:
     public = {key: value for key, value in fields.items() if key != UNCHAINED}
     return hashlib.sha256(_encode([index, kind, previous, public])).hexdigest()
-
-
-def _encode(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _unbase64(text: str) -> bytes:
-    """Strict: of the texts that decode to the same bytes only one is accepted."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (ValueError, TypeError):
-        data = b""
-    if _base64(data) != text:
-        raise InvalidSignatureError("Expected a signature in base64.")
-    return data

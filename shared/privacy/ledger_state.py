@@ -26,12 +26,11 @@ from shared.privacy.ledger_entries import (
     Declaration,
     Entry,
     Genesis,
-    LedgerHead,
     Opened,
-    Receipt,
     Release,
     Reservation,
 )
+from shared.privacy.ledger_heads import LedgerHead, Receipt, Succession
 from shared.privacy.plan import PrivacyPlan, Stage
 
 
@@ -100,7 +99,7 @@ class LedgerState:
     ----------
     Whatever `add` took was new and kept every rule of `check` at its place: the declared plans fit the
     budget of each declaration, no round is reserved twice or beyond its plan, a round has one output and
-    one set of survivors.
+    one set of survivors, and each identity handed the ledger over to the next, which consented.
     """
 
     genesis: Genesis | None = None
@@ -110,6 +109,8 @@ class LedgerState:
     """By line, from 1."""
     countersigned: dict[str, int] = field(default_factory=dict)
     """By server key: the highest count it signed."""
+    identities: list[VerifyKey] = field(default_factory=list)
+    """The partner's keys, in the order in which they signed."""
 
     @property
     def head(self) -> LedgerHead:
@@ -118,14 +119,14 @@ class LedgerState:
 
     @property
     def identity(self) -> VerifyKey | None:
-        """The key that the first line names."""
-        return None if self.genesis is None else VerifyKey.from_text(self.genesis.identity)
+        """The key that signs the next line: the one that the first line names, or its last successor."""
+        return self.identities[-1] if self.identities else None
 
     def spent(self) -> Spent:
         """What all declared plans cost together."""
         return Spent.of([run.declaration for run in self.runs.values()])
 
-    def check(self, body: Body) -> bool:
+    def check(self, body: Body) -> bool:  # noqa: PLR0911  one line a kind
         """Return whether `body` is news; raise if it is not allowed. Changes nothing.
 
         Raises
@@ -147,6 +148,8 @@ class LedgerState:
                 return self._check_opened(body)
             case Receipt():
                 return self._check_receipt(body)
+            case Succession():
+                return self._check_succession(body)
             case _:
                 assert_never(body)
 
@@ -156,6 +159,7 @@ class LedgerState:
         match body:
             case Genesis():
                 self.genesis = body
+                self.identities.append(VerifyKey.from_text(body.identity))
             case Declaration():
                 self.runs[body.run_id] = RunState(entry.index + 1, body, body.privacy_plan())
             case Reservation():
@@ -169,6 +173,8 @@ class LedgerState:
             case Receipt():
                 self.receipts[entry.index + 1] = body
                 self.countersigned[body.server] = body.count
+            case Succession():
+                self.identities.append(VerifyKey.from_text(body.identity))
             case _:
                 assert_never(body)
         self.hashes.append(entry.hash)
@@ -269,6 +275,11 @@ class LedgerState:
     def _check_receipt(self, body: Receipt) -> bool:
         self.confirm(body)
         return body.count > self.countersigned.get(body.server, 0)
+
+    def _check_succession(self, body: Succession) -> bool:
+        if body.verify(self.head) in self.identities:
+            raise LedgerError("Expected a new identity, got one that has signed this ledger before.")
+        return True
 
 
 def _under(known: Declaration, asked: Declaration) -> Declaration:

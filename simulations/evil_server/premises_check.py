@@ -118,7 +118,7 @@ def _identity(premises: Premises) -> str:
     if not file.exists() and not premises.peers:
         return "none yet: it is made with the first run, as nobody has pinned one"
     key = SigningKey.load(file).public
-    if premises.peers and premises.peers[premises.name] != key:
+    if premises.peers and key not in premises.peers[premises.name].keys:
         raise ConfigError(f"{file}: Expected the key that is pinned as peers.{premises.name}, got another.")
     return key.text
 

@@ -27,9 +27,7 @@ from shared.privacy import ledger as ledger_module
 from shared.privacy import ledger_entries
 from shared.privacy.ledger import Ledger, sign_receipt
 from shared.privacy.ledger_audit import read_ledger, verify_ledger
-from shared.privacy.ledger_entries import (
-    LedgerHead,
-)
+from shared.privacy.ledger_heads import LedgerHead
 
 
 @pytest.fixture

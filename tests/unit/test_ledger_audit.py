@@ -24,10 +24,10 @@ from shared.privacy.ledger_entries import (
     Body,
     Declaration,
     Genesis,
-    LedgerHead,
     Opened,
     Release,
 )
+from shared.privacy.ledger_heads import LedgerHead
 
 
 @pytest.fixture
