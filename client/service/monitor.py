@@ -5,14 +5,14 @@ Routes are named as the schema has them, never as they were asked for: a path ma
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-import traceback
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.logs import Log
 
 SECONDS = (0.002, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
@@ -28,7 +28,8 @@ class Monitor:
     """
 
     def __init__(self, log: TextIO | None = sys.stderr) -> None:
-        self._log = log
+        self.log = Log(log)
+        self.tell, self.trouble = self.log.tell, self.log.trouble
         self.registry = CollectorRegistry()
         self.requests = Counter("veilrec_requests", "Requests.", ["route", "status"], registry=self.registry)
         self.seconds = Histogram(
@@ -47,19 +48,6 @@ class Monitor:
     def exposition(self) -> bytes:
         """The metrics as Prometheus reads them."""
         return generate_latest(self.registry)
-
-    def tell(self, what: str, **values: str | int | float) -> None:
-        """One line of log."""
-        if self._log is not None:
-            line = {"time": round(time.time(), 3), "event": what, **values}
-            self._log.write(json.dumps(line) + "\n")
-            self._log.flush()
-
-    def trouble(self, error: BaseException) -> None:
-        """An error that nobody expected: its type and place, not its message, which may quote what was asked."""
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
-        self.tell("error", type=type(error).__name__, where=where)
 
 
 class Watch:
