@@ -52,7 +52,7 @@ from shared.requests import (
 )
 from shared.wire import parse_plan
 
-LOCK_FILE = "agent.lock"
+LOCK_FILE, RUNS = "agent.lock", "runs"
 
 
 class PartnerAgent:
@@ -253,7 +253,7 @@ class PartnerAgent:
         folder.keep_state(replace(state, session=kept), durable=session.next_step not in ("share", "receive"))
 
     def _folder(self, run_id: str) -> RunFolder:
-        return RunFolder(self.premises.folder / "runs" / run_id)
+        return RunFolder(self.premises.folder / RUNS / run_id)
 
     def _digest_of(self, order: RoundPlan) -> str | None:
         """SHA-256 of the base model, only where the floor names models by digest: a name must not start a download."""

@@ -1,58 +1,55 @@
-"""The Flower ClientApp: a thin relay between the coordinator and the partner's agent.
+"""The Flower ClientApp of a simulated partner, and of a real one whose node is Flower's own SuperNode.
 
-Where the data are is the partner's own setting (``data-path`` in the SuperNode's ``--node-config``).
-Only in a simulation, where a SuperNode has a ``partition-id`` and no data of its own, does the run say
-where the simulated partners' folders lie; the agent still decides by the folder's own ``partner.toml``
-whether they are simulated.
+A real partner's agent is another process, of its own user: this app hands the message to its socket (``agent-socket``
+in the SuperNode's ``--node-config``) and the answer back. It reads neither, and loads no model, as Flower starts a
+process for every message. Only in a simulation, where a node has a ``partition-id`` and no agent of its own, does the
+run say where the simulated partners' folders lie; the agent then works in this process, and still decides by the
+folder's own ``partner.toml`` whether they are simulated.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from shared.errors import ConfigError, VeilrecError
-from shared.wire import unpack_request
-from shared.wire_answers import pack_answer, pack_error
+from client.door import refusal_of
+from shared.errors import ConfigError
 
 app = ClientApp()
-_log = logging.getLogger("veilrec.client")
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Hand a request to the agent and its answer, or the name of its error, back."""
-    return Message(_answer(message, context), reply_to=message)
+    return Message(_answer(message.content, context), reply_to=message)
 
 
-def _answer(message: Message, context: Context) -> RecordDict:
+def _answer(content: RecordDict, context: Context) -> RecordDict:
     try:
-        return _ask_agent(message, context)
-    except VeilrecError as error:
-        _log.error("round refused: %s", error)
-        return pack_error(error.wire_name)
-    except Exception:  # the text of an unforeseen error may hold data: it stays here
-        _log.exception("round failed")
-        return pack_error("VeilrecError")
+        return _ask_agent(content, context)
+    except Exception as error:
+        return refusal_of(error)
 
 
-def _ask_agent(message: Message, context: Context) -> RecordDict:
+def _ask_agent(content: RecordDict, context: Context) -> RecordDict:
+    own = str(context.node_config.get("agent-socket", ""))
+    if own:
+        from client.agent_socket import post_message
+
+        return post_message(Path(own), content)
     from client.agent import agent_for
+    from shared.wire import unpack_request
+    from shared.wire_answers import pack_answer
 
-    request = unpack_request(message.content)
-    return pack_answer(agent_for(_folder(context)).answer(request))
+    return pack_answer(agent_for(_folder(context)).answer(unpack_request(content)))
 
 
 def _folder(context: Context) -> Path:
-    own = str(context.node_config.get("data-path", ""))
-    if own:
-        return Path(own)
     root, partition = str(context.run_config.get("data-root", "")), context.node_config.get("partition-id")
     if not root or partition is None:
-        raise ConfigError("Expected data-path in the node's configuration.")
+        raise ConfigError("Expected agent-socket in the node's configuration.")
     return partner_folder(Path(root), int(partition))
 
 

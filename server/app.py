@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from filelock import FileLock
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.admission import Admission
+from server.attempts import ATTEMPTS_FILE, Attempts
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.optimizer import ServerState
+from server.patience import SIMULATED, Patience
+from server.prompt_grid import PromptGrid
 from server.receipts import ReceiptBook
 from server.release import ReleaseBook
 from server.strategy import Observer, Run, VeilrecStrategy
 from shared.adapter import flatten_parameters, load_parameters, save_release
 from shared.catalogue import read_catalogue
 from shared.config import RunConfig, load_config, parse_config
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ProtocolError
 from shared.files import write_json, write_lines
 from shared.model.behaviour import BehaviourStage
 from shared.model.prior import uninformed
@@ -27,6 +31,7 @@ from shared.schema import Catalogue
 
 app = ServerApp()
 RECEIPTS_FILE = "receipts.json"
+LOCK_S = 60.0
 
 
 @app.main()
@@ -38,11 +43,22 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError("Expected data-root: a folder with items.parquet and the partners' folders.")
     config = _read_config(str(settings.get("config", "")), Path(root) / "config.json")
     catalogue = read_catalogue(Path(root) / "items.parquet")
-    run_federation(grid, config, catalogue, Path(str(settings.get("out", "veilrec-run"))), Path(root))
+    patience = Patience.from_text(str(settings.get("patience", "")))
+    prompt = PromptGrid(grid, enough=config.federation.survivors, grace_s=patience.grace_s)
+    out = Path(str(settings.get("out", "veilrec-run")))
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / "run.lock", timeout=LOCK_S):  # the process of an earlier try may still be ending
+        run_federation(prompt, config, catalogue, out, Path(root), patience=patience)
 
 
 def run_federation(
-    grid: Grid, config: RunConfig, catalogue: Catalogue, out: Path, home: Path, observer: Observer | None = None
+    grid: Grid,
+    config: RunConfig,
+    catalogue: Catalogue,
+    out: Path,
+    home: Path,
+    observer: Observer | None = None,
+    patience: Patience = SIMULATED,
 ) -> Checkpoint:
     """Do the rounds that are left and release the adapter; the same on every engine.
 
@@ -57,6 +73,8 @@ def run_federation(
         ``releases.json``.
     observer : callable, optional
         Called with each round's record.
+    patience : Patience
+        How long it waits and how often it asks again.
 
     Returns
     -------
@@ -81,9 +99,14 @@ def run_federation(
 
     receipts = ReceiptBook(home / RECEIPTS_FILE)
     admission = Admission.open(home)
-    strategy = VeilrecStrategy(run, checkpoint, store, admission, receipts, observe)
-    if strategy.rounds_left > 0:
-        strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)
+    attempts = Attempts(out / ATTEMPTS_FILE, patience)
+    strategy = VeilrecStrategy(run, checkpoint, store, admission, receipts, observe, patience)
+    while strategy.rounds_left > 0:
+        try:
+            strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)
+        except ProtocolError as error:
+            attempts.failed(strategy.checkpoint.round + 1, error)
+        strategy.go_on()
     _release(out / "adapter", run, model, strategy.checkpoint, ReleaseBook(home, admission))
     return strategy.checkpoint
 

@@ -60,6 +60,7 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._state, self._prior = folder / "state.safetensors", folder / "prior.safetensors"
 
     def save(self, checkpoint: Checkpoint) -> None:

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server.admission import Admission
+from server.promise import Promise
 from server.receipts import ReceiptBook
 from server.secure_sum import SecureSum
 from shared.errors import CohortTooSmallError, ProtocolError
@@ -36,7 +37,8 @@ from shared.requests import (
     SumRequest,
 )
 from shared.wire import pack_request, payload_bytes
-from shared.wire_answers import ERROR, error_name, unpack_answer
+from shared.wire_answers import error_name, unpack_answer
+from shared.wire_frames import ERROR
 
 A = TypeVar("A", KeyOffer, Outbox, Contribution, Consent, Opening)
 Models = Mapping[int, Model]
@@ -92,6 +94,8 @@ class Exchanges:
     receipts : ReceiptBook
     names : dict
         Which node is which partner, as far as it is known; goes on from round to round.
+    timeout_s : float, optional
+        For the answers to an exchange without training; the federation's by default.
     """
 
     order: RoundPlan
@@ -99,12 +103,13 @@ class Exchanges:
     admission: Admission
     receipts: ReceiptBook
     names: dict[int, str]
+    timeout_s: float | None = None
     _sent: dict[int, int] = field(default_factory=dict)
 
     def ask(self, requests: Mapping[int, Request], kind: type[A]) -> dict[int, A]:
         """Send each node its request and read the answers; too few of them end the round."""
         contents = {node: pack_request(request) for node, request in requests.items()}
-        timeout = self.order.config.federation.timeout_s
+        timeout = self.timeout_s or self.order.config.federation.timeout_s
         return self.read(self.grid.send_and_receive(self.messages(contents), timeout=timeout), kind)
 
     def messages(self, contents: Mapping[int, RecordDict]) -> list[Message]:
@@ -181,10 +186,14 @@ class MaskedGathering:
     nodes : sequence of int
     size : int
         P, coordinates of the sum.
+    promise : Promise
+        What an earlier attempt at the round, in this process or in one before, was bound to.
     """
 
-    def __init__(self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int) -> None:
-        self._exchanges, self._signed, self._nodes = exchanges, signed, list(nodes)
+    def __init__(
+        self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int, promise: Promise
+    ) -> None:
+        self._exchanges, self._signed, self._nodes, self._promise = exchanges, signed, list(nodes), promise
         order = exchanges.order
         self._attempt = Attempt(order.run_id, order.attempt)
         self._sum = SecureSum(signed.context, order.plan.survivors, exchanges.admission.identities, size)
@@ -193,6 +202,7 @@ class MaskedGathering:
         """Exchanges 1 and 2, and the requests of exchange 3."""
         exchanges, attempt = self._exchanges, self._attempt
         offers = exchanges.ask(dict.fromkeys(self._nodes, KeysRequest(self._signed)), KeyOffer)
+        offers = {node: offer for node, offer in offers.items() if self._promise.allows(offer.name)}
         roster = self._sum.roster(offers.values())
         shares = {node: SharesRequest(attempt, roster, exchanges.receipt(node)) for node in self._live(offers)}
         outboxes = exchanges.ask(shares, Outbox)
@@ -204,6 +214,7 @@ class MaskedGathering:
         exchanges, attempt = self._exchanges, self._attempt
         updates = exchanges.read(replies, Contribution)
         survivors = self._sum.survivors({c.name: c.update.values for c in updates.values()})
+        self._promise.make(exchanges.order.round, survivors.names)
         exchanges.countersign({c.name: c.head for c in updates.values()})
         ask = ConsentRequest(attempt, survivors)
         consents = exchanges.ask(dict.fromkeys(self._live(updates), ask), Consent)
@@ -226,9 +237,13 @@ class BareGathering:
     nodes : sequence of int
     size : int
         P, coordinates of the sum.
+    promise : Promise
+        None is made: nothing is opened.
     """
 
-    def __init__(self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int) -> None:
+    def __init__(
+        self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int, promise: Promise
+    ) -> None:
         self._exchanges, self._signed, self._nodes, self._size = exchanges, signed, list(nodes), size
 
     def requests(self, models: Models) -> dict[int, Request]:

@@ -23,6 +23,8 @@ from server.admission import Admission
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.gathering import BareGathering, Exchanges, Gathered, Gathering, MaskedGathering
 from server.optimizer import apply_mean_gradient
+from server.patience import SIMULATED, Patience
+from server.promise import Promise
 from server.receipts import ReceiptBook
 from shared.config import RunConfig
 from shared.errors import CohortTooSmallError, ProtocolError
@@ -84,6 +86,7 @@ class VeilrecStrategy(Strategy):
     receipts : ReceiptBook
     observer : callable
         Called with the record of each round (a line of ``rounds.jsonl``) once its checkpoint is safe.
+    patience : Patience
     """
 
     def __init__(
@@ -94,10 +97,12 @@ class VeilrecStrategy(Strategy):
         admission: Admission,
         receipts: ReceiptBook,
         observer: Observer,
+        patience: Patience = SIMULATED,
     ) -> None:
         self.run = run
         self.checkpoint = checkpoint
         self._store, self._admission, self._receipts, self._observer = store, admission, receipts, observer
+        self._patience = patience
         self._offset = checkpoint.round
         self._names: dict[int, str] = {}
         self._told_prior: set[int] = set()
@@ -110,6 +115,10 @@ class VeilrecStrategy(Strategy):
         """Rounds that `start` has to do."""
         return self.run.rounds - self._offset
 
+    def go_on(self) -> None:
+        """Begin to count anew after the last whole round: Flower's loop counts from 1 each time it is started."""
+        self._offset = self.checkpoint.round
+
     def summary(self) -> None:
         """Nothing: the run folder tells all."""
 
@@ -119,12 +128,14 @@ class VeilrecStrategy(Strategy):
         """The messages that ask every partner for its sum: with masks, after the exchanges of keys and shares."""
         number = self._offset + server_round
         self._began = time.monotonic()
-        nodes = wait_for_nodes(grid, self.run.config)
+        nodes = wait_for_nodes(grid, self.run.config, self._patience)
         order = self._order(number)
         signed = SignedPlan(order.text(), self._admission.key.sign(ROUND_PLAN, order.text().encode()))
-        exchanges = Exchanges(order, grid, self._admission, self._receipts, self._names)
+        timeout_s = self._patience.exchange_s
+        exchanges = Exchanges(order, grid, self._admission, self._receipts, self._names, timeout_s)
+        promise = Promise(self._store.folder, self.run.run_id, number)
         kind = MaskedGathering if self.run.plan.masked else BareGathering
-        self._gathering = kind(exchanges, signed, nodes, self._expected_size(order.stage))
+        self._gathering = kind(exchanges, signed, nodes, self._expected_size(order.stage), promise)
         parameters = self._parameters  # one copy for all
         models = {node: self._model(order.stage, node, parameters) for node in nodes}
         return self._packed(exchanges, self._gathering.requests(models))
@@ -236,7 +247,7 @@ class VeilrecStrategy(Strategy):
         }
 
 
-def wait_for_nodes(grid: Grid, config: RunConfig, poll_s: float = 0.5) -> list[int]:
+def wait_for_nodes(grid: Grid, config: RunConfig, patience: Patience, poll_s: float = 0.5) -> list[int]:
     """Wait until all declared partners, or after the time-out at least a quorum of them, are there.
 
     Raises
@@ -244,7 +255,8 @@ def wait_for_nodes(grid: Grid, config: RunConfig, poll_s: float = 0.5) -> list[i
     CohortTooSmallError
         If there are fewer than the quorum in time.
     """
-    wanted, deadline = config.federation.partners, time.monotonic() + config.federation.timeout_s
+    wanted = config.federation.partners
+    deadline = time.monotonic() + (patience.gather_s or config.federation.timeout_s)
     while True:
         nodes = sorted(grid.get_node_ids())
         late = time.monotonic() > deadline

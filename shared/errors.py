@@ -17,7 +17,8 @@
     │   ├── AdapterMismatchError     41  an adapter of another shape or another base model
     │   ├── CohortTooSmallError      42  fewer partners than the quorum
     │   ├── ReplayError              43  a message out of its turn: repeated, too early, too late
-    │   └── UnmaskError              44  a request to open a sum that must stay closed, or shares that do not fit
+    │   ├── UnmaskError              44  a request to open a sum that must stay closed, or shares that do not fit
+    │   └── VersionMismatchError     45  the other side speaks another version
     ├── IntegrityError               50  something is not what was written or signed
     │   ├── CheckpointError          51
     │   └── InvalidSignatureError    52
@@ -131,6 +132,12 @@ class UnmaskError(ProtocolError):
     """A request to open a sum that must stay closed, or shares that do not fit together."""
 
     exit_code = 44
+
+
+class VersionMismatchError(ProtocolError):
+    """The other side speaks another version of the exchanges."""
+
+    exit_code = 45
 
 
 class IntegrityError(VeilrecError):

@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from shared.config import parse_config
-from shared.errors import ConfigError, ProtocolError
+from shared.errors import ConfigError, ProtocolError, VersionMismatchError
 from shared.exchange import Consent, Consents, Inbox, KeyOffer, Roster, Survivors
 from shared.messages import RoundPlan, SignedPlan
 from shared.model.prior import CollaborativePrior
@@ -34,6 +34,7 @@ from shared.requests import (
     SharesRequest,
     SumRequest,
 )
+from shared.wire_frames import PROTOCOL
 
 UNREADABLE = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
 """What reading a record of another kind, or JSON of another shape, ends in."""
@@ -80,10 +81,13 @@ def unpack_request(content: RecordDict) -> Request:
 
     Raises
     ------
+    VersionMismatchError
+        If the message is of another version of the exchanges.
     ProtocolError
         If a field is absent, is not what was expected, or is one too many.
     """
     try:
+        _check_version(config(content, STEP)["protocol"])
         step = str(config(content, STEP)["step"])
         request = _READERS[step](content)
         if pack_request(request) != content:  # nothing that is not read may come along
@@ -162,7 +166,7 @@ def by_name(names: list[str], values: list[bytes]) -> dict[str, bytes]:
 
 def _beginning(step: str, signed: SignedPlan) -> RecordDict:
     plan = ConfigRecord({"json": signed.text, "signature": signed.signature})
-    return RecordDict({STEP: ConfigRecord({"step": step}), PLAN: plan})
+    return RecordDict({STEP: ConfigRecord({"protocol": PROTOCOL, "step": step}), PLAN: plan})
 
 
 def _receipt_record(receipt: Receipt | None) -> dict[str, ConfigRecord]:
@@ -170,7 +174,7 @@ def _receipt_record(receipt: Receipt | None) -> dict[str, ConfigRecord]:
 
 
 def _following(step: str, attempt: Attempt, **fields: Any) -> RecordDict:
-    told = ConfigRecord({"step": step, "run_id": attempt.run_id, "nonce": attempt.nonce})
+    told = ConfigRecord({"protocol": PROTOCOL, "step": step, "run_id": attempt.run_id, "nonce": attempt.nonce})
     return RecordDict({STEP: told, CONTENT: ConfigRecord(fields)})
 
 
@@ -181,6 +185,13 @@ def _model_records(model: Model) -> dict[str, ArrayRecord]:
     if model.prior is not None:
         records[PRIOR] = array_record(dict(model.prior.arrays()))
     return records
+
+
+def _check_version(told: object) -> None:
+    if type(told) is not int or told != PROTOCOL:
+        # Only a number is quoted: the text of another field may be anything.
+        got = told if isinstance(told, int) else "none"
+        raise VersionMismatchError(f"Expected protocol={PROTOCOL} of the exchanges, got {got}: install one version.")
 
 
 def _read_signed(content: RecordDict) -> SignedPlan:

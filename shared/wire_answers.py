@@ -19,8 +19,9 @@ from shared.messages import MaskedUpdate
 from shared.privacy.ledger import LedgerHead
 from shared.requests import Answer, Contribution
 from shared.wire import UNREADABLE, array_record, arrays, by_name, config
+from shared.wire_frames import ERROR
 
-ERROR, ANSWER, UPDATE = "error", "answer", "update"
+ANSWER, UPDATE = "answer", "update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,6 @@ def unpack_answer(content: RecordDict) -> Answer:
         return _read(config(content, ANSWER), content)
     except UNREADABLE:
         raise ProtocolError("Expected a partner's answer to an exchange.") from None
-
-
-def pack_error(wire_name: str) -> RecordDict:
-    """The content of a refusal: the error's family, never its text."""
-    return RecordDict({ERROR: ConfigRecord({"family": wire_name})})
 
 
 def error_name(content: RecordDict) -> str:

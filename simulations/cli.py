@@ -12,11 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
+from client.agent_command import agent
+from client.backup_command import backup as partner_backup
+from client.backup_command import restore as partner_restore
 from client.commands import rank
 from client.data.commands import app as data_app
 from client.export_commands import export
+from client.partner_commands import init, join, rotate
 from client.release_commands import adapter_app, releases_app
 from client.service.command import serve
+from client.status_command import status as partner_status
+from server.backup_command import backup as server_backup
+from server.backup_command import restore as server_restore
+from server.commands import server_app
+from server.run_command import run as server_run
+from server.status_command import status as server_status
 from shared.errors import VeilrecError
 from shared.privacy.commands import ledger_app
 from simulations.benchmarks.commands import bench_app
@@ -38,7 +48,17 @@ app.add_typer(partner_app, name="partner")
 app.command()(rank)
 app.command()(serve)
 app.command()(export)
-partner_app.command()(partner_value)
+app.add_typer(server_app, name="server")
+server_app.command("run")(server_run)
+for _command in (init, join, agent, rotate, partner_value):
+    partner_app.command()(_command)
+for _name, _ours, _theirs in (
+    ("status", server_status, partner_status),
+    ("backup", server_backup, partner_backup),
+    ("restore", server_restore, partner_restore),
+):
+    server_app.command(_name)(_ours)
+    partner_app.command(_name)(_theirs)
 
 Out = Annotated[Path, typer.Option(help="Run folder: run.json, rounds.jsonl, adapter, report.html.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -220,3 +240,7 @@ def main() -> None:
             raise
         typer.echo(f"veilrec: {type(error).__name__}: {error}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

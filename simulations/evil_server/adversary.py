@@ -26,7 +26,8 @@ from shared.privacy.accounting import build_plan
 from shared.privacy.plan import Stage
 from shared.requests import Answer, Request
 from shared.wire import pack_request
-from shared.wire_answers import ERROR, error_name, unpack_answer
+from shared.wire_answers import error_name, unpack_answer
+from shared.wire_frames import ERROR
 from simulations.evil_server.attack import Trial
 from simulations.evil_server.practice import Practice
 from simulations.federation import FIRST_NODE, InProcessGrid

@@ -29,7 +29,7 @@ from shared.hazmat.signing import VerifyKey
 from shared.messages import SignedPlan
 from shared.model.prior import CollaborativePrior
 from shared.privacy.ledger import Ledger
-from shared.wire_answers import ERROR
+from shared.wire_frames import ERROR
 from simulations.evil_server.adversary import Adversary
 from simulations.evil_server.attack import Attack, Result
 from simulations.evil_server.play import Play

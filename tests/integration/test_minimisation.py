@@ -34,7 +34,8 @@ from shared.errors import ProtocolError, SensitivityError
 from shared.hazmat.randomness import SeededRandomness
 from shared.hazmat.signing import SigningKey
 from shared.privacy.ledger import Ledger
-from shared.wire_answers import ANSWER, ERROR, UPDATE
+from shared.wire_answers import ANSWER, UPDATE
+from shared.wire_frames import ERROR
 
 PARTNERS, ITEMS, USERS, EVENTS = 3, 24, 5, 60
 TOKEN = "zqxjkv7731"

@@ -153,9 +153,9 @@ LEAKS = (
     ),
     Mutation(
         "the text of an error sent",
-        "client/app.py",
-        'return pack_error("VeilrecError")',
-        'return pack_error(str(__import__("sys").exc_info()[1]))',
+        "client/door.py",
+        "return pack_error(VeilrecError.__name__)",
+        "return pack_error(str(error))",
         (ROUNDS + "test_the_text_of_an_error_stays_at_the_partner",),
     ),
     Mutation(

@@ -22,7 +22,8 @@ from server.strategy import Run
 from shared.errors import ProtocolError
 from shared.privacy.accounting import build_plan, epsilon_spent
 from shared.privacy.lattice import sensitivity
-from shared.wire_answers import ALLOWED, ANSWER, ERROR, UPDATE
+from shared.wire_answers import ALLOWED, ANSWER, UPDATE
+from shared.wire_frames import ERROR
 
 ROOT = Path(__file__).parents[2]
 D, ROUNDS = 20_000, 3

@@ -26,6 +26,7 @@ from client.premises import IDENTITY_FILE, Premises, write_partner
 from client.privatize import add_noise_share
 from server.admission import Admission
 from server.gathering import BareGathering, Exchanges, Gathered, MaskedGathering
+from server.promise import Promise
 from server.receipts import ReceiptBook
 from shared.config import FederationConfig, PriorConfig, PrivacyConfig, RunConfig, TrainingConfig
 from shared.hazmat.randomness import randomness_for
@@ -210,7 +211,7 @@ class Federation:
         if self.forgetful:
             self.restart(name)
         self.partners[name].broken = how == "raises"
-        answer = relay._answer(message, context)
+        answer = relay._answer(message.content, context)
         return Message(RecordDict() if how == "silent" else answer, reply_to=message)
 
     def order(self, number: int) -> RoundPlan:
@@ -231,7 +232,8 @@ class Federation:
         signed = SignedPlan(order.text(), self.admission.key.sign(ROUND_PLAN, order.text().encode()))
         exchanges = Exchanges(order, self.grid, self.admission, self.receipts, self.names)
         kind = MaskedGathering if order.plan.masked else BareGathering
-        gathering = kind(exchanges, signed, nodes, self.size)
+        promise = Promise(self.root / "checkpoints", order.run_id, number)
+        gathering = kind(exchanges, signed, nodes, self.size, promise)
         requests = gathering.requests(dict.fromkeys(nodes, self.model))
         contents = {node: pack_request(request) for node, request in requests.items()}
         return gathering.finish(self.grid.send_and_receive(exchanges.messages(contents)))

@@ -15,7 +15,8 @@ from shared.requests import (
     KeysRequest,
 )
 from shared.wire import pack_request, payload_bytes
-from shared.wire_answers import pack_answer, pack_error, unpack_answer
+from shared.wire_answers import pack_answer, unpack_answer
+from shared.wire_frames import pack_error
 from simulations.federation import InProcessGrid
 
 

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 
 from client import app as relay
+from client.agent_socket import AgentUnavailableError
 from shared.errors import ConfigError, ProtocolError
 from simulations.federation import FIRST_NODE, InProcessGrid
 
@@ -119,16 +120,21 @@ def context(node: dict[str, Any], run: dict[str, Any]) -> Context:
     return Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=run)
 
 
-def test_a_node_with_data_of_its_own_does_not_ask_the_run_where_they_are(tmp_path: Path) -> None:
-    own = context({"data-path": str(tmp_path / "own"), "partition-id": 3}, {"data-root": str(tmp_path / "lure")})
-    assert relay._folder(own) == tmp_path / "own"
+def test_a_simulated_node_finds_its_folder_by_its_number(tmp_path: Path) -> None:
     none = context({"partition-id": 3}, {"data-root": str(tmp_path)})
     assert relay._folder(none) == tmp_path / "partner-003"
 
 
+def test_a_node_with_an_agent_of_its_own_does_not_ask_the_run_where_data_are(tmp_path: Path) -> None:
+    """Nobody listens there, so the refusal shows that it was tried, and the lure was not."""
+    own = context({"agent-socket": str(tmp_path / "none.sock"), "partition-id": 3}, {"data-root": str(tmp_path)})
+    with pytest.raises(AgentUnavailableError):
+        relay._ask_agent(RecordDict(), own)
+
+
 @pytest.mark.parametrize("place", [({}, {"data-root": "x"}), ({"partition-id": 1}, {}), ({}, {})])
-def test_a_node_without_data_says_so(place: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    with pytest.raises(ConfigError, match="data-path"):
+def test_a_node_without_an_agent_says_so(place: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match="agent-socket"):
         relay._folder(context(*place))
 
 

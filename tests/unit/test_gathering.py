@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from gathering_setting import SECRET, STEPS, Federation, Given, How, configured, node, nothing, some_sum
 
-from shared.errors import CohortTooSmallError, ProtocolError
+from server.promise import PROMISE_FILE, Promise
+from shared.errors import CheckpointError, CohortTooSmallError, ProtocolError
 from shared.exchange import Consent
 from shared.hazmat.fixed_point import to_ring
 from shared.messages import MaskedUpdate
@@ -204,10 +205,34 @@ def test_a_round_that_was_consented_to_for_one_set_is_never_opened_for_another(f
     with pytest.raises(CohortTooSmallError):
         federation.attempt(1)
     federation.faults = {(2, "sum"): "silent"}
+    with pytest.raises(CohortTooSmallError, match="Expected the survivors of the first attempt, 1 are missing"):
+        federation.attempt(1)
+    forgotten = federation.root / "checkpoints" / PROMISE_FILE
+    kept = forgotten.read_bytes()
+    forgotten.unlink()  # a coordinator that does not keep to it is refused
     with pytest.raises(ProtocolError, match="refused with UnmaskError"):
         federation.attempt(1)
     federation.faults.clear()
+    forgotten.write_bytes(kept)
     assert federation.attempt(1).partners == 4
+
+
+def test_whoever_was_too_late_for_the_first_opening_is_left_out_of_the_next_attempt(federation: Federation) -> None:
+    """Else a round with a quorum could never end: those that consented once consent to nobody else."""
+    federation.faults = {(2, "sum"): "silent", (1, "open"): "silent", (3, "open"): "silent"}
+    with pytest.raises(CohortTooSmallError):
+        federation.attempt(1)
+    federation.faults.clear()
+    gathered = federation.attempt(1)
+    assert gathered.partners == 3
+    np.testing.assert_array_equal(gathered.total, federation.noised(1, 2))
+    assert federation.attempt(2).partners == 4  # the next round is bound to nobody
+
+
+def test_a_promise_that_was_changed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / PROMISE_FILE).write_text('{"run_id": "r", "round": 1}')
+    with pytest.raises(CheckpointError, match="Expected the survivors of a round"):
+        Promise(tmp_path, "r", 1)
 
 
 def test_a_round_goes_on_although_every_message_finds_a_new_process(federation: Federation) -> None:

@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 from server.admission import Admission
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.optimizer import ServerState
+from server.patience import SIMULATED
 from server.receipts import ReceiptBook
 from server.strategy import Run, VeilrecStrategy, wait_for_nodes
 from shared.config import FederationConfig, PriorConfig, PrivacyConfig, RunConfig, TrainingConfig
@@ -29,7 +30,8 @@ from shared.privacy.ledger import LedgerHead
 from shared.privacy.plan import Mode, Stage
 from shared.requests import BareRequest, Contribution
 from shared.wire import parse_plan, unpack_request
-from shared.wire_answers import pack_answer, pack_error
+from shared.wire_answers import pack_answer
+from shared.wire_frames import pack_error
 from simulations.federation import InProcessGrid
 
 CONFIG = RunConfig(
@@ -258,10 +260,10 @@ def test_a_strategy_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 def test_partners_that_never_come_are_not_waited_for_for_ever(tmp_path: Path) -> None:
     app = ClientApp()
     two = InProcessGrid(app, range(2), tmp_path)
-    assert wait_for_nodes(two, CONFIG, poll_s=0.01) == [1, 2]
+    assert wait_for_nodes(two, CONFIG, SIMULATED, poll_s=0.01) == [1, 2]
     one = InProcessGrid(app, range(1), tmp_path)
     with pytest.raises(CohortTooSmallError, match="Expected partners >= 2, got 1"):
-        wait_for_nodes(one, CONFIG, poll_s=0.01)
+        wait_for_nodes(one, CONFIG, SIMULATED, poll_s=0.01)
 
 
 def test_partners_are_not_asked_for_metrics(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from wire_setting import (
     spoilt,
 )
 
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, VersionMismatchError
 from shared.exchange import Consent, Consents, Inbox, KeyOffer, Roster, Survivors
 from shared.messages import SignedPlan
 from shared.requests import (
@@ -124,7 +124,7 @@ def test_any_request_comes_out_as_it_went_in(request: Request) -> None:
 
 def test_the_bytes_of_a_message_are_those_of_arrays_texts_and_numbers() -> None:
     small = payload_bytes(pack_request(BareRequest(SIGNED, Model())))
-    assert small == len("bare") + len(SIGNED.text) + len(SIGNED.signature)
+    assert small == len("bare") + 8 + len(SIGNED.text) + len(SIGNED.signature)
     large = [payload_bytes(pack_request(BareRequest(SIGNED, Model(np.zeros(n, dtype=np.float32))))) for n in (3, 1003)]
     assert large[1] - large[0] == 4000 and large[0] > small
     receipt = len("a") + 8 + len("ab" * 32) + len("server") + len("signature")
@@ -263,6 +263,15 @@ def test_an_exchange_that_is_none_is_refused(step: str) -> None:
     content = packed("keys")
     content.config_records[STEP]["step"] = step
     with pytest.raises(ProtocolError, match="Expected one of the exchanges of a round"):
+        unpack_request(content)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("version", [0, 2, 1.0, True, "1"])
+def test_another_version_of_the_exchanges_is_refused_by_name(step: str, version: Any) -> None:
+    content = packed(step)
+    content.config_records[STEP]["protocol"] = version
+    with pytest.raises(VersionMismatchError, match="Expected protocol=1 of the exchanges"):
         unpack_request(content)
 
 

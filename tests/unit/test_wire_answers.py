@@ -18,17 +18,8 @@ from shared.exchange import Consent, KeyOffer, Opening, Outbox
 from shared.messages import ClippedSum, MaskedUpdate, NoisedSum
 from shared.privacy.ledger import LedgerHead
 from shared.requests import Answer, Contribution
-from shared.wire_answers import (
-    ALLOWED,
-    ANSWER,
-    ERROR,
-    UPDATE,
-    Field,
-    error_name,
-    pack_answer,
-    pack_error,
-    unpack_answer,
-)
+from shared.wire_answers import ALLOWED, ANSWER, UPDATE, Field, error_name, pack_answer, unpack_answer
+from shared.wire_frames import ERROR, pack_error
 
 KINDS = sorted(ANSWERS)
 WITH_LOSS = replace(PAID, update=replace(PAID.update, masked=False, loss=1.5))

@@ -1,0 +1,184 @@
+"""A partner's node: Flower's connection to the coordinator, and nothing of what it carries.
+
+It takes messages, hands each to the agent's socket, and sends the answer. Flower's own SuperNode would install the
+app bundle that comes with a run and start it in a new process for every message; this node never asks for a bundle,
+so that no code of the coordinator's ever runs here, and answers in milliseconds. A run whose bundle is not one of
+those that the partner pinned is refused all the same: what is agreed is agreed as a whole.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    pull_objects,
+    push_object_contents_from_iterable,
+)
+from flwr.supercore.run import RunNotRunningException
+from flwr.supernode.fleet_http_connection import http_request_response
+
+from client.agent_socket import AgentUnavailableError, post_message
+from client.coordinator_link import check_coordinator
+from client.node_settings import NodeSettings
+from client.spool import Spool
+from shared.errors import PolicyViolationError, VeilrecError
+from shared.hazmat.node_keys import NodeKey
+from shared.logs import Log
+from shared.wire_frames import pack_error
+
+BUSY_S, IDLE_S = 0.2, 3.0
+"""Between two questions for a message: while a round goes on, and otherwise (Flower's own)."""
+ROUND_S = 120.0
+"""How long after a message another one of the same round is expected."""
+RETRY_S, PATIENCE_S = 1.0, 900.0
+"""Between two tries to reach the agent, and until the node gives a message up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Flower's connection, by the names that Flower gives its parts."""
+
+    node_id: int
+    receive: Callable[[], tuple[Message, Any] | None]
+    send: Callable[[Message, Any, float], tuple[set[str], str]]
+    get_run: Callable[[int], Any]
+    get_fab: Callable[[str, int], Any]  # never called
+    pull_object: Callable[[int, str], bytes]
+    push_object: Callable[[int, str, str, bytes], None]
+    confirm_message_received: Callable[[int, str], None]
+
+
+class Node:
+    """One partner's node.
+
+    Parameters
+    ----------
+    link : Link
+    settings : NodeSettings
+    spool : Spool
+    log : Log
+    """
+
+    def __init__(self, link: Link, settings: NodeSettings, spool: Spool, log: Log) -> None:
+        self._link, self._settings, self._spool, self._log = link, settings, spool, log
+        self._bundles: dict[int, str] = {}
+        self._last = -ROUND_S
+
+    def run(self) -> None:
+        """Carry messages until a signal ends the process; first those of an earlier life."""
+        for message in self._spool.left():
+            self._deliver(message)
+        while True:
+            with suppress(RunNotRunningException):
+                taken = self._take()
+                if taken is not None:
+                    self._deliver(taken)
+                    self._last = time.monotonic()
+                    continue
+            time.sleep(self._pause())
+
+    def _take(self) -> Message | None:
+        """The next message, whole and safe on the disk before the coordinator hears that it came."""
+        received = self._link.receive()
+        if received is None:
+            return None
+        head, tree = received
+        run_id, message_id = head.metadata.run_id, head.metadata.message_id
+        ids = [each.object_id for each in iterate_object_tree(tree)]
+        pull = partial(self._link.pull_object, run_id)
+        contents = pull_objects(ids, pull, max_time=None, initial_backoff=BUSY_S, backoff_cap=IDLE_S)
+        message = inflate_object_from_contents(message_id, contents)
+        if not isinstance(message, Message):
+            return None
+        message.metadata.__dict__["_message_id"] = message_id
+        self._spool.keep(message)
+        self._link.confirm_message_received(run_id, message_id)
+        return message
+
+    def _deliver(self, message: Message) -> None:
+        began = time.monotonic()
+        try:
+            answer = self._answer(message)
+            self._send(Message(answer, reply_to=message), time.monotonic() - began)
+            self._log.tell("message", seconds=round(time.monotonic() - began, 3), bundle=self._bundle(message)[:16])
+        except RunNotRunningException:
+            self._log.tell("run_over")  # nobody waits for the answer; the agent keeps it
+        self._spool.drop(message)
+
+    def _answer(self, message: Message) -> RecordDict:
+        try:
+            if self._bundle(message) not in self._settings.bundles:
+                raise PolicyViolationError("Expected a run of a bundle that this partner pinned, got another.")
+            return self._from_agent(message)
+        except VeilrecError as error:
+            self._log.trouble(error)
+            return pack_error(error.wire_name)
+
+    def _bundle(self, message: Message) -> str:
+        run_id = message.metadata.run_id
+        if run_id not in self._bundles:
+            self._bundles = {run_id: str(self._link.get_run(run_id).fab_hash)}
+        return self._bundles[run_id]
+
+    def _from_agent(self, message: Message) -> RecordDict:
+        """The agent's answer; one that is restarted is waited for, and asked the same again."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return post_message(Path(self._settings.socket), message.content)
+            except AgentUnavailableError as error:
+                if time.monotonic() > until:
+                    self._log.trouble(error)
+                    return pack_error(VeilrecError.__name__)
+                time.sleep(RETRY_S)
+
+    def _send(self, reply: Message, seconds: float) -> None:
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        with no_object_id_recompute():
+            tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
+            wanted, session = self._link.send(reply, tree, seconds)
+            contents: Iterator[tuple[str, bytes]] = ((key, objects[key].deflate()) for key in wanted)
+            push = partial(self._link.push_object, reply.metadata.run_id, session)
+            push_object_contents_from_iterable(contents, push_object_fn=push)
+
+    def _pause(self) -> float:
+        busy = time.monotonic() - self._last < ROUND_S
+        return (BUSY_S if busy else IDLE_S) * random.uniform(0.8, 1.2)
+
+
+def run_node(folder: Path, log: Log, ready: Callable[[], None] = lambda: None) -> None:
+    """Be a partner's node until a signal ends it.
+
+    Parameters
+    ----------
+    folder : Path
+        The node's own: ``node.toml``, ``node.key``, ``ca.crt``, ``spool/``.
+
+    Raises
+    ------
+    ConfigError, IntegrityError, VersionMismatchError
+        See `client.coordinator_link.check_coordinator`.
+    """
+    settings = NodeSettings.open(folder)
+    certificate = folder / "ca.crt"
+    check_coordinator(settings.address, certificate)
+    keys = NodeKey.load(folder / "node.key").pair
+    with http_request_response(settings.address, False, certificate.read_bytes(), keys) as connection:
+        ready()
+        log.tell("connected")
+        Node(Link(*connection), settings, Spool(folder / "spool"), log).run()
