@@ -161,10 +161,12 @@ class UsualClient:
     private : bool
         Whether gradients are taken user by user and clipped.
     seed : int
+    device : torch.device, optional
+        Where the model lies, and the catalogue that it is given.
     """
 
-    def __init__(self, *, private: bool, seed: int = 0) -> None:
-        self.model = ConcatenatedText(seed)
+    def __init__(self, *, private: bool, seed: int = 0, device: torch.device | None = None) -> None:
+        self.model = ConcatenatedText(seed).to(device or torch.device("cpu"))
         self.parameters = list(trainable_parameters(self.model).values())
         # `UserGradients` asks of a model only that row n of its losses is user n: true of this one too.
         self._gradients = UserGradients(cast(BehaviourStage, self.model)) if private else None
@@ -176,15 +178,17 @@ class UsualClient:
 
         With `bf16` products are in bfloat16, whose rounding no noise is accounted to hide: not where privacy is meant.
         """
+        device = catalogue.items.device
+        nothing = torch.zeros(1, device=device)
         if self._gradients is not None:
             given = cast(Iterable[Any], batches)
-            clipped = self._gradients.clipped_sum(given, catalogue, lambda _: torch.zeros(1), clip_norm, bf16=bf16)
+            clipped = self._gradients.clipped_sum(given, catalogue, lambda _: nothing, clip_norm, bf16=bf16)
             return torch.from_numpy(clipped.values)
         for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                losses = self.model(batch, catalogue, torch.zeros(1))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                losses = self.model(batch.to(device), catalogue, nothing)
             losses.sum().backward()
-        total = torch.cat([_taken(p).double().flatten() for p in self.parameters])
+        total = torch.cat([_taken(p).double().flatten() for p in self.parameters]).cpu()
         for p in self.parameters:
             p.grad = None
         return total

@@ -167,14 +167,16 @@ def _one_gradient(learner: Learner, config: RunConfig, prior: CollaborativePrior
     from shared.model.prior_scores import PriorScorer, mask_seen
     from shared.model.weights import has_fast_bf16
 
-    bf16 = config.training.precision == "auto" and has_fast_bf16("cpu")
+    device = learner.device
+    bf16 = config.training.precision == "auto" and has_fast_bf16(device.type)
     bench = learner.workbench(config.model, 0)
     scorer = PriorScorer(prior, config.prior, bench.catalogue.items)
     users = np.arange(len(learner.histories(config.model)))
     for batch in learner.batch_maker(config.model, 0).training(users, config.training, bytes(32)):
-        logits = mask_seen(scorer.all_positions(batch.items), batch.items)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            losses = bench.model(batch, bench.catalogue, logits)
+        there = batch.to(device)
+        logits = mask_seen(scorer.all_positions(there.items), there.items)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            losses = bench.model(there, bench.catalogue, logits)
         losses.sum().backward()
     for parameter in trainable_parameters(bench.model).values():
         parameter.grad = None
@@ -210,11 +212,11 @@ def usual_turns(way: Way, root: Path, users: int) -> Turn:
     learner = Workspace.open(root).learner(0)
     histories, catalogue = learner.histories(ModelConfig()), learner.workbench(ModelConfig(), 0).catalogue
     texts, padding = HistoryTexts(learner.catalogue), TOKENS if way.variant == USUAL else PADDING
-    bf16 = way.precision == "auto" and has_fast_bf16("cpu")
+    bf16 = way.precision == "auto" and has_fast_bf16(learner.device.type)
 
     def turn() -> dict[str, float]:
         began = time.perf_counter()
-        client = UsualClient(private=way.privacy != "none")
+        client = UsualClient(private=way.privacy != "none", device=learner.device)
         load_s = time.perf_counter() - began
         batches = list(texts.training(histories, np.arange(users), np.random.default_rng(0), padding))
         client.gradient_sum(batches, catalogue, 0.5, bf16=bf16)
