@@ -18,6 +18,7 @@ from client.backup_command import restore as partner_restore
 from client.commands import rank
 from client.data.commands import app as data_app
 from client.export_commands import export
+from client.intake.commands import erase, import_, retain
 from client.partner_commands import init, join, rotate
 from client.release_commands import adapter_app, releases_app
 from client.service.command import serve
@@ -50,7 +51,8 @@ app.command()(serve)
 app.command()(export)
 app.add_typer(server_app, name="server")
 server_app.command("run")(server_run)
-for _command in (init, join, agent, rotate, partner_value):
+partner_app.command("import")(import_)
+for _command in (init, join, agent, rotate, retain, erase, partner_value):
     partner_app.command()(_command)
 for _name, _ours, _theirs in (
     ("status", server_status, partner_status),

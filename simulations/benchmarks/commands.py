@@ -8,6 +8,7 @@ import typer
 
 from simulations.benchmarks.cold import cold
 from simulations.benchmarks.explain_command import explain
+from simulations.benchmarks.pii_command import pii
 from simulations.benchmarks.quality.command import quality
 from simulations.benchmarks.questions_command import questions
 from simulations.benchmarks.ranking_command import load, ranking
@@ -25,6 +26,7 @@ bench_app.command()(load)
 bench_app.command()(explain)
 bench_app.command()(rerank)
 bench_app.command()(questions)
+bench_app.command()(pii)
 
 _HEADINGS = {
     "parameters": "size",
