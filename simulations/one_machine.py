@@ -82,25 +82,41 @@ class Deployment:
             See `Deployment`.
         """
         made = cls(root, tuple(sorted(interactions)), users, python)
-        os.environ[PASSPHRASE_VARIABLE] = str(root / PASSPHRASE_FILE)
+        root.mkdir(parents=True, exist_ok=True)
+        with made._passphrase_named():
+            made._provision(items, interactions, config)
+        return made
+
+    def _provision(self, items: Path, interactions: dict[str, Path], config: RunConfig) -> None:
         port, link, page = _free_ports(3)
         real = config.model_copy(update={"simulation": False, "seed": None})
-        init_home(made.home, f"127.0.0.1:{port}", items, real)
-        ServerSettings(address=f"127.0.0.1:{port}", superlink_port=link, page_port=page).write(made.home)
+        init_home(self.home, f"127.0.0.1:{port}", items, real)
+        ServerSettings(address=f"127.0.0.1:{port}", superlink_port=link, page_port=page).write(self.home)
         requests = []
         for name, events in interactions.items():
-            data = made.folder(name) / "data"
+            data = self.folder(name) / "data"
             data.mkdir(parents=True)
             (data / INTERACTIONS_FILE).write_bytes(events.read_bytes())
-            requests.append(init_partner(made.folder(name), name).file)
-        bundle = enroll(made.home, requests)
-        for name in made.names:
-            join(made.folder(name), bundle.folder, fingerprint=bundle.fingerprint, floor=FLOOR)
+            requests.append(init_partner(self.folder(name), name).file)
+        bundle = enroll(self.home, requests)
+        for name in self.names:
+            join(self.folder(name), bundle.folder, fingerprint=bundle.fingerprint, floor=FLOOR)
             if config.simulation:  # which no command would provision
-                file = made.folder(name) / PARTNER_FILE
+                file = self.folder(name) / PARTNER_FILE
                 file.write_text(f"simulated = true\n{file.read_text()}")
-        write_json(made.home / "config.json", config.model_dump(mode="json"))
-        return made
+        write_json(self.home / "config.json", config.model_dump(mode="json"))
+
+    @contextmanager
+    def _passphrase_named(self) -> Iterator[None]:
+        """The passphrase in this process's environment, and no longer than needed."""
+        before = os.environ.get(PASSPHRASE_VARIABLE)
+        os.environ[PASSPHRASE_VARIABLE] = str(self.root / PASSPHRASE_FILE)
+        try:
+            yield
+        finally:
+            del os.environ[PASSPHRASE_VARIABLE]
+            if before is not None:
+                os.environ[PASSPHRASE_VARIABLE] = before
 
     @property
     def home(self) -> Path:
@@ -119,15 +135,15 @@ class Deployment:
     def start(self, *names: str) -> None:
         """Start the coordinator (``server``) or partners; all of them by default."""
         for name in names or (SERVER_FOLDER, *self.names):
-            log = (self.root / f"{name}.log").open("ab")
             python = (sys.executable,) if name == SERVER_FOLDER else self.python
-            self.processes[name] = subprocess.Popen(
-                [*python, "-m", "simulations.cli", *self._command(name)],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
+            with (self.root / f"{name}.log").open("ab") as log:
+                self.processes[name] = subprocess.Popen(
+                    [*python, "-m", "simulations.cli", *self._command(name)],
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "OMP_NUM_THREADS": "1", PASSPHRASE_VARIABLE: str(self.root / PASSPHRASE_FILE)},
+                    start_new_session=True,
+                )
 
     def stop(self, *names: str) -> None:
         """End processes in order, with all that they started."""

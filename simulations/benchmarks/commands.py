@@ -36,6 +36,13 @@ _HEADINGS = {
     "total_compute_s": "total ms",
     "bytes_up_per_partner": "bytes up",
     "max_error_steps": "error",
+    "round_s": "round s",
+    "slowest_round_s": "slowest",
+    "training_s": "training",
+    "besides_training_s": "beside it",
+    "node_peak_rss_mb": "node MB",
+    "agent_peak_rss_mb": "agent MB",
+    "superlink_peak_rss_mb": "SuperLink MB",
 }
 """Short enough for 80 columns."""
 
@@ -62,6 +69,21 @@ def secure_sum(
     if not as_json:
         rows = [{name: 1e3 * value if name.endswith("_s") else value for name, value in row.items()} for row in rows]
     show("secure-sum", rows, {name: _HEADINGS.get(name, name) for name in rows[0]}, as_json=as_json)
+
+
+@bench_app.command("round")
+def deployed_round(
+    partners: Annotated[int, typer.Option(min=3, max=50)] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Warm ones that are measured.")] = 10,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> None:
+    """A round of a whole deployment on this machine: SuperLink, TLS, nodes, agents; what it costs beside training."""
+    from simulations.benchmarks.deployed_round import benchmark
+
+    rows = benchmark(partners, rounds, lambda line: typer.echo(line, err=True))
+    show("round", rows, {name: _HEADINGS.get(name, name) for name in rows[0]}, as_json=as_json)
 
 
 def _numbers(text: str) -> list[int]:
