@@ -13,6 +13,7 @@ before anybody can connect; systemd may hand the first one in, made for the node
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -31,7 +32,9 @@ from client.premises import Premises
 from client.resident import ResidentAgent
 
 LARGEST_MESSAGE = 256 * 2**20
-"""Bytes. What is larger is refused before it is read whole: a prior of 3,000 items is 36 MB."""
+"""Bytes. What is larger is refused, and not kept while it is read: a prior of 3,000 items is 36 MB."""
+READ_S = 30.0
+"""For a whole message to arrive from a process on this machine."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -49,14 +52,18 @@ def agent_app(agent: ResidentAgent, monitor: AgentMonitor, operator: Path) -> St
     def is_operator(request: Request) -> bool:
         return bool(request.scope["server"][0] == str(operator))
 
+    turn = asyncio.Lock()
+
     async def messages(request: Request) -> Response:
-        frame = bytearray()
-        async for part in request.stream():
-            frame += part
-            if len(frame) > LARGEST_MESSAGE:
+        async with turn:  # one message is in memory at a time, however many are begun
+            try:
+                frame = await _frame(request)
+            except TimeoutError:
+                return JSONResponse({"error": f"Expected a message within {READ_S:g} s."}, status_code=408)
+            if frame is None:
                 monitor.refused("ProtocolError")
                 return JSONResponse({"error": f"Expected a message of <= {LARGEST_MESSAGE} bytes."}, status_code=413)
-        answer = await run_in_threadpool(agent.answer, bytes(frame))
+            answer = await run_in_threadpool(agent.answer, frame)
         return Response(answer, media_type="application/octet-stream")
 
     async def status(request: Request) -> Response:
@@ -77,6 +84,19 @@ def agent_app(agent: ResidentAgent, monitor: AgentMonitor, operator: Path) -> St
     )
 
 
+async def _frame(request: Request) -> bytes | None:
+    """The body of a request; None if it is too large: it is then read to its end, so that the caller hears why."""
+    frame, size = bytearray(), 0
+    async with asyncio.timeout(READ_S):
+        async for part in request.stream():
+            size += len(part)
+            if size <= LARGEST_MESSAGE:
+                frame += part
+            else:
+                frame.clear()
+    return None if size > LARGEST_MESSAGE else bytes(frame)
+
+
 def serve_agent(folder: Path, device: str = "auto", ready: Callable[[], None] = lambda: None) -> None:
     """Be a partner's agent until a signal ends it.
 
@@ -90,6 +110,8 @@ def serve_agent(folder: Path, device: str = "auto", ready: Callable[[], None] = 
     agent = ResidentAgent(folder, device, monitor)
     sockets = [handed_socket() or private_socket(folder / AGENT_SOCKET), private_socket(folder / OPERATOR_SOCKET)]
     app = agent_app(agent, monitor, folder / OPERATOR_SOCKET)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=5
+    )
     ready()
     uvicorn.Server(config).run(sockets=sockets)

@@ -16,6 +16,8 @@ from flwr.clientapp import ClientApp
 
 from client.door import refusal_of
 from shared.errors import ConfigError
+from shared.wire import unpack_request
+from shared.wire_answers import pack_answer
 
 app = ClientApp()
 
@@ -40,8 +42,6 @@ def _ask_agent(content: RecordDict, context: Context) -> RecordDict:
 
         return post_message(Path(own), content)
     from client.agent import agent_for
-    from shared.wire import unpack_request
-    from shared.wire_answers import pack_answer
 
     return pack_answer(agent_for(_folder(context)).answer(unpack_request(content)))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from shared.errors import ConfigError, IntegrityError, VersionMismatchError
+from shared.errors import ConfigError, IntegrityError, VeilrecError, VersionMismatchError
 from shared.wire_frames import PROTOCOL
 
 HELLO, PROTOCOL_HEADER = "/v1/hello", "veilrec-protocol"
@@ -41,12 +41,29 @@ def check_coordinator(address: str, ca_certificate: Path) -> None:
         told: Any = answer.json() if answer.is_success or answer.status_code == UPGRADE else None
     except httpx.ConnectError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise IntegrityError(f"Expected a certificate of {address} by the CA of the bundle, got another.") from None
+            raise _of_certificate(address, str(error)) from None
         raise ConfigError(f"Expected the coordinator at {address}, nobody answers there.") from None
     except (httpx.HTTPError, ValueError) as error:
         raise ConfigError(f"Expected the coordinator at {address}, got {type(error).__name__}.") from None
     check_version(told)
     check_clock(answer.headers.get("date", ""), time.time())
+
+
+def _of_certificate(address: str, told: str) -> VeilrecError:
+    """What is wrong with a certificate; one out of date is more often a clock that is, so it is compared first."""
+    if "mismatch" in told:
+        return IntegrityError(f"Expected a certificate of {address}, got one of other names.")
+    if "not yet valid" not in told and "has expired" not in told:
+        return IntegrityError(f"Expected a certificate of {address} by the CA of the bundle, got another.")
+    try:
+        # Whoever answers is not believed: what is said here ends the connection, it never begins one.
+        date = httpx.head(f"https://{address}{HELLO}", verify=False, timeout=TIMEOUT_S).headers.get("date", "")
+        check_clock(date, time.time())
+    except ConfigError as error:
+        return error
+    except httpx.HTTPError:
+        pass
+    return IntegrityError(f"Expected a certificate of {address} that is in date, got one that is not.")
 
 
 def check_version(told: Any) -> None:

@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.app import Message, RecordDict
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -29,14 +31,18 @@ from flwr.supercore.inflatable.inflatable_utils import (
     pull_objects,
     push_object_contents_from_iterable,
 )
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.run import RunNotRunningException
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.agent_socket import AgentUnavailableError, post_message
 from client.coordinator_link import check_coordinator
 from client.node_settings import NodeSettings
 from client.spool import Spool
-from shared.errors import PolicyViolationError, VeilrecError
+from shared.errors import PolicyViolationError, ProtocolError, VeilrecError
+from shared.files import write_bytes
 from shared.hazmat.node_keys import NodeKey
 from shared.logs import Log
 from shared.wire_frames import pack_error
@@ -45,6 +51,7 @@ BUSY_S, IDLE_S = 0.2, 3.0
 """Between two questions for a message: while a round goes on, and otherwise (Flower's own)."""
 ROUND_S = 120.0
 """How long after a message another one of the same round is expected."""
+EARLIER_FILE = "connected.id"
 RETRY_S, PATIENCE_S = 1.0, 900.0
 """Between two tries to reach the agent, and until the node gives a message up."""
 
@@ -114,16 +121,22 @@ class Node:
         began = time.monotonic()
         try:
             answer = self._answer(message)
-            self._send(Message(answer, reply_to=message), time.monotonic() - began)
+            self._send(Message(answer, reply_to=message))
             self._log.tell("message", seconds=round(time.monotonic() - began, 3), bundle=self._bundle(message)[:16])
         except RunNotRunningException:
             self._log.tell("run_over")  # nobody waits for the answer; the agent keeps it
+        except httpx.TransportError:
+            raise
+        except Exception as error:  # a message that cannot be answered would end every life of this node
+            self._log.trouble(error)
         self._spool.drop(message)
 
     def _answer(self, message: Message) -> RecordDict:
         try:
             if self._bundle(message) not in self._settings.bundles:
                 raise PolicyViolationError("Expected a run of a bundle that this partner pinned, got another.")
+            if not message.has_content():
+                raise ProtocolError("Expected a message with a content, got an error's.")
             return self._from_agent(message)
         except VeilrecError as error:
             self._log.trouble(error)
@@ -147,11 +160,12 @@ class Node:
                     return pack_error(VeilrecError.__name__)
                 time.sleep(RETRY_S)
 
-    def _send(self, reply: Message, seconds: float) -> None:
+    def _send(self, reply: Message) -> None:
         reply.metadata.__dict__["_message_id"] = reply.object_id
         with no_object_id_recompute():
             tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
-            wanted, session = self._link.send(reply, tree, seconds)
+            # Flower would tell the coordinator how long the answer took: it grows with the users in the round.
+            wanted, session = self._link.send(reply, tree, 0.0)
             contents: Iterator[tuple[str, bytes]] = ((key, objects[key].deflate()) for key in wanted)
             push = partial(self._link.push_object, reply.metadata.run_id, session)
             push_object_contents_from_iterable(contents, push_object_fn=push)
@@ -161,13 +175,14 @@ class Node:
         return (BUSY_S if busy else IDLE_S) * random.uniform(0.8, 1.2)
 
 
-def run_node(folder: Path, log: Log, ready: Callable[[], None] = lambda: None) -> None:
+def run_node(folder: Path, key: NodeKey, log: Log, ready: Callable[[], None] = lambda: None) -> None:
     """Be a partner's node until a signal ends it.
 
     Parameters
     ----------
     folder : Path
-        The node's own: ``node.toml``, ``node.key``, ``ca.crt``, ``spool/``.
+        The node's own: ``node.toml``, ``ca.crt``, ``spool/``.
+    key : NodeKey
 
     Raises
     ------
@@ -177,8 +192,29 @@ def run_node(folder: Path, log: Log, ready: Callable[[], None] = lambda: None) -
     settings = NodeSettings.open(folder)
     certificate = folder / "ca.crt"
     check_coordinator(settings.address, certificate)
-    keys = NodeKey.load(folder / "node.key").pair
+    keys = key.pair
+    earlier = folder / EARLIER_FILE
+    leave(settings.address, certificate.read_bytes(), keys, earlier)
     with http_request_response(settings.address, False, certificate.read_bytes(), keys) as connection:
+        link = Link(*connection)
+        write_bytes(earlier, str(link.node_id).encode())
         ready()
         log.tell("connected")
-        Node(Link(*connection), settings, Spool(folder / "spool"), log).run()
+        Node(link, settings, Spool(folder / "spool"), log).run()
+
+
+def leave(address: str, certificate: bytes, keys: Any, earlier: Path) -> None:
+    """Sign off the node that this one was before it was killed.
+
+    A SuperLink refuses a node that it takes to be there still, for as long as two heartbeats: a minute of a round.
+    """
+    if not earlier.exists():
+        return
+    as_this_node: list[Any] = [
+        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+        NodeAuthHttpInterceptor(*keys),
+    ]
+    client = FleetHttpClient.from_server_address(address, False, certificate, as_this_node)
+    with client, suppress(httpx.HTTPError, ValueError):  # it may be gone already: connecting shows
+        client.DeactivateNode(DeactivateNodeRequest(node_id=int(earlier.read_text(encoding="ascii"))))
+    earlier.unlink()

@@ -15,6 +15,8 @@ from shared.files import write_bytes
 
 NODE_FOLDER, NODE_FILE, NODE_KEY_FILE, AUTHORITY_FILE = "node", "node.toml", "node.key", "ca.crt"
 SOCKET = "../agent.sock"
+NODE_KEY_HANDLE = "VEILREC_NODE_KEY_FD"
+"""Names the open file in which whoever started the node has put its key; without it the node opens ``node.key``."""
 
 
 class NodeSettings(BaseModel):

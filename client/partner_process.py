@@ -15,22 +15,29 @@ import os
 import pwd
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.listening import AGENT_SOCKET, SOCKET_HANDLE, private_socket
-from client.node_settings import NODE_FOLDER
+from client.node_settings import NODE_FOLDER, NODE_KEY_FILE, NODE_KEY_HANDLE
 from shared.errors import ConfigError, VeilrecError
-from shared.hazmat.key_files import PASSPHRASE_VARIABLE, passphrase_copy
+from shared.hazmat.key_files import PASSPHRASE_VARIABLE, memory_copy, passphrase_copy, refresh_copy
 from shared.launched import die_with_parent
 from shared.logs import Log, take_over
 from shared.watched import Command, Watched, end_on_signals, python
 
 AGENT, NODE = "agent", "node"
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+FOR_NODES = frozenset(
+    {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", *_PROXIES, *map(str.lower, _PROXIES)}
+)
+"""All that a node of another user is told of the environment: passwords of databases stand in it, and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +70,12 @@ class Users:
                 pwd.getpwnam(str(name))
                 continue
             raise ConfigError("Expected agent-user and node-user to be users of this machine.")
-        if self.agent == self.node:
-            raise ConfigError("Expected agent-user and node-user to differ: the node may not read what the agent may.")
+        ids = [pwd.getpwnam(str(name)).pw_uid for name in (self.agent, self.node)]
+        if ids[0] == ids[1] or 0 in ids:
+            raise ConfigError(
+                "Expected agent-user and node-user to differ, and neither to be root: the node may not read what the "
+                "agent may."
+            )
 
 
 async def run_partner(folder: Path, device: str, users: Users, log: Log) -> None:
@@ -91,9 +102,8 @@ async def _keep(folder: Path, device: str, users: Users, log: Log) -> None:
     else:
         separate(folder, users.agent, users.node)
         handed = _socket_for(folder, users.node)
-        told = {"HOME": str(folder), SOCKET_HANDLE: str(handed.fileno())}
-        agent = _as_user(AGENT, agent_argv, users.agent, told, handed.fileno())
-        node = _as_user(NODE, node_argv, users.node, {"HOME": str(folder / NODE_FOLDER)})
+        agent = agent_command(folder, agent_argv, users.agent, handed)
+        node = node_command(folder, node_argv, users.node)
     async with asyncio.TaskGroup() as group:
         group.create_task(Watched(agent, log).keep())
         group.create_task(Watched(node, log).keep())
@@ -103,29 +113,73 @@ def separate(folder: Path, agent: str, node: str) -> None:
     """Give each user its own: ``node/`` to the node's, all else to the agent's; neither can read the other's.
 
     The folder itself may be passed through, on the way to the socket, but not listed.
+
+    Guarantees
+    ----------
+    Folders are entered by handles and no link is followed, so that a process of either user, left over from before,
+    can have nothing else given to it by changing names meanwhile.
+
+    Raises
+    ------
+    ConfigError
+        If a file has a second name: it may be somebody else's.
     """
     agents, nodes = pwd.getpwnam(agent), pwd.getpwnam(node)
-    for path in (folder, *sorted(folder.rglob("*"))):
-        mine = nodes if folder / NODE_FOLDER in (path, *path.parents) else agents
-        os.chown(path, mine.pw_uid, mine.pw_gid, follow_symlinks=False)
-        if not path.is_symlink():
-            path.chmod(0o711 if path == folder else 0o700 if path.is_dir() else 0o600)
+    for where, _, names, at in os.fwalk(folder):
+        mine = nodes if folder / NODE_FOLDER in (Path(where), *Path(where).parents) else agents
+        os.fchown(at, mine.pw_uid, mine.pw_gid)
+        os.fchmod(at, 0o711 if Path(where) == folder else 0o700)
+        for name in names:
+            _give(name, at, mine)
 
 
-def _as_user(name: str, argv: list[str], user: str, environment: dict[str, str], *handles: int) -> Command:
-    """A command of another user, which is handed the passphrase in memory: its file need be root's alone."""
-    owner = pwd.getpwnam(user)
+def _give(name: str, at: int, owner: pwd.struct_passwd) -> None:
+    """One entry of the folder that is open as `at`."""
+    found = os.stat(name, dir_fd=at, follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode):  # a link, or a socket or pipe, which its owner makes anew
+        os.chown(name, owner.pw_uid, owner.pw_gid, dir_fd=at, follow_symlinks=False)
+        return
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    try:
+        if os.fstat(handle).st_nlink > 1:
+            raise ConfigError("Expected files of one name in the partner's folder, got one that has another one too.")
+        os.fchown(handle, owner.pw_uid, owner.pw_gid)
+        os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
+
+
+def agent_command(folder: Path, argv: Sequence[str], user: str, handed: socket.socket) -> Command:
+    """The agent's, of a user of its own: it is handed the passphrase in memory, whose file need be root's alone."""
+    owner, told, handles = pwd.getpwnam(user), {"HOME": str(folder)}, [handed.fileno()]
+    told[SOCKET_HANDLE] = str(handed.fileno())
     copy = passphrase_copy(owner.pw_uid, owner.pw_gid)
     if copy is not None:
-        environment, handles = {**environment, PASSPHRASE_VARIABLE: f"/proc/self/fd/{copy}"}, (*handles, copy)
-    return Command(name, argv, environment, handles, user)
+        told[PASSPHRASE_VARIABLE] = f"/proc/self/fd/{copy}"
+        handles.append(copy)
+    return Command(AGENT, argv, told, handles, user)
+
+
+def node_command(folder: Path, argv: Sequence[str], user: str) -> Command:
+    """The node's, of a user of its own: it is handed its key in memory; the passphrase opens the agent's keys too."""
+    owner, file = pwd.getpwnam(user), folder / NODE_FOLDER / NODE_KEY_FILE
+    handle = memory_copy(file)
+    os.fchmod(handle, 0o600)
+    os.fchown(handle, owner.pw_uid, owner.pw_gid)
+
+    def renew() -> None:
+        with suppress(VeilrecError):  # the node says what is wrong, once its key is refused
+            refresh_copy(handle, file)
+
+    told = {"HOME": str(folder / NODE_FOLDER), NODE_KEY_HANDLE: str(handle)}
+    return Command(NODE, argv, told, (handle,), user, FOR_NODES, renew)
 
 
 def _socket_for(folder: Path, node: str) -> socket.socket:
     """The agent's socket, made for the node's user before either runs: mode 0600, so that nobody else can open it."""
     made = private_socket(folder / AGENT_SOCKET)
     owner = pwd.getpwnam(node)
-    os.chown(folder / AGENT_SOCKET, owner.pw_uid, owner.pw_gid)
+    os.chown(folder / AGENT_SOCKET, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
     return made
 
 
@@ -138,11 +192,16 @@ def be_agent(folder: Path, device: str = "auto") -> None:
 
 def be_node(folder: Path) -> None:
     """Be the node of a node's folder until a signal ends it."""
+    from shared.hazmat.node_keys import NodeKey
+
+    handed = os.environ.get(NODE_KEY_HANDLE)
+    # Before Flower is loaded: to open the key takes 32 MB for a moment.
+    key = NodeKey.load(folder / NODE_KEY_FILE if handed is None else Path(f"/proc/self/fd/{handed}"))
     from client.node import run_node
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
-        run_node(folder, Log(process=NODE), _ready)
+        run_node(folder, key, Log(process=NODE), _ready)
 
 
 def _ready() -> None:

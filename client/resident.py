@@ -7,7 +7,6 @@ within one.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from pathlib import Path
@@ -110,21 +109,27 @@ class ResidentAgent:
             self._watcher.take_up(self.premises)
 
     def _open(self) -> None:
-        self._agent = PartnerAgent(Premises.open(self._folder), self._device)
-        self._seen = self._stamps()
+        settings = _stamp(self._folder / PARTNER_FILE)  # before it is read: a floor that changes meanwhile is seen
+        premises = Premises.open(self._folder)
+        seen = [settings, *_stamps_of_data(premises)]
+        self._agent = PartnerAgent(premises, self._device)
+        self._seen = seen
 
     def _stamps(self) -> list[Stamp]:
         """Of the files that decide what is answered; all of them are replaced whole, never written in place."""
-        data = self.premises.data
-        stats = [_stat(file) for file in (self._folder / PARTNER_FILE, data / INTERACTIONS_FILE, data / ITEMS_FILE)]
-        return [(s.st_mtime_ns, s.st_size, s.st_ino) if s else (0, 0, 0) for s in stats]
+        return [_stamp(self._folder / PARTNER_FILE), *_stamps_of_data(self.premises)]
 
 
-def _stat(file: Path) -> os.stat_result | None:
+def _stamps_of_data(premises: Premises) -> list[Stamp]:
+    return [_stamp(premises.data / INTERACTIONS_FILE), _stamp(premises.data / ITEMS_FILE)]
+
+
+def _stamp(file: Path) -> Stamp:
     try:
-        return file.stat()
+        found = file.stat()
     except FileNotFoundError:
-        return None
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _asked(request: Request, frame: bytes) -> Asked:

@@ -5,6 +5,7 @@ The coordinator hands a message out once. It is written here, whole, before it c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,5 +50,6 @@ class Spool:
         yield from sorted(found, key=lambda message: message.metadata.created_at)
 
     def _file(self, message: Message) -> Path:
-        # Flower's message ids are hex digests.
-        return self.folder / f"{message.metadata.message_id}.message"
+        # Flower's message ids are hex digests; but what the coordinator sends as one may be a path.
+        name = hashlib.sha256(message.metadata.message_id.encode()).hexdigest()
+        return self.folder / f"{name}.message"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from server.patience import Patience
@@ -23,7 +24,7 @@ class Attempts:
     Parameters
     ----------
     file : Path
-        A line for each of them: time, round, family of the error, seconds until the next.
+        A line for each of them: time, round, family and text of the error, seconds until the next.
     patience : Patience
     """
 
@@ -44,11 +45,19 @@ class Attempts:
         last = self._failed >= self._patience.attempts
         pause = 0.0 if last else self._patience.pause(self._failed)
         if self._patience.attempts > 1:  # a simulation has one, and its error is told anyway
-            line = {"time": round(time.time(), 3), "round": round_, "family": error.wire_name, "pause_s": pause}
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            told = {"family": error.wire_name, "why": str(error)}
+            line = {"time": round(time.time(), 3), "round": round_, **told, "pause_s": pause}
+            self._write(json.dumps(line).encode() + b"\n")
             _log.warning("round %d, attempt %d failed: %s", round_, self._failed, error)
         if last:
             raise error
         time.sleep(pause)
+
+    def _write(self, line: bytes) -> None:
+        """Add a whole line or none: a disk that is full costs the count, not the run."""
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("ab", buffering=0) as file:
+                size = file.tell()
+                if file.write(line) != len(line):
+                    file.truncate(size)

@@ -9,7 +9,7 @@ its signature, which the SuperLink checks.
 from __future__ import annotations
 
 import base64
-import logging
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
 from typing import Protocol
@@ -17,10 +17,12 @@ from typing import Protocol
 import httpx
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from shared.errors import VersionMismatchError
+from shared.logs import Log
 from shared.wire_frames import PROTOCOL
 
 HELLO, FLEET = "/v1/hello", "/v1/fleet"
@@ -43,9 +45,8 @@ LARGEST_BODY = 32 * 2**20
 NODE_KEY = "flwr-public-key"
 HOP_BY_HOP = frozenset({"connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
 TIMEOUT_S = 60.0
-_UPGRADE = 426
+_UPGRADE, _GONE = 426, 499
 _MOST_TOLD = 16
-_log = logging.getLogger("veilrec.server")
 
 
 class Watcher(Protocol):
@@ -65,16 +66,19 @@ class Gate:
     authority : Path or str
         File of the CA that signed the SuperLink's certificate.
     watcher : Watcher
+    log : Log, optional
     """
 
-    def __init__(self, superlink: str, authority: str, watcher: Watcher) -> None:
-        self._base, self._watcher = f"https://{superlink}", watcher
-        context = httpx.create_ssl_context(verify=authority)
+    def __init__(self, superlink: str, authority: str, watcher: Watcher, log: Log | None = None) -> None:
+        self._base, self._watcher, self._log = f"https://{superlink}", watcher, log or Log(None)
+        context = ssl.create_default_context(cafile=authority)
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
-        self._client = httpx.AsyncClient(verify=context, timeout=TIMEOUT_S, limits=limits)
+        # Not by a proxy that the machine's environment names: this is the way to itself.
+        self._client = httpx.AsyncClient(verify=context, timeout=TIMEOUT_S, limits=limits, trust_env=False)
         self.partners: Mapping[str, str] = {}
         """Names by node key, base64 of its PEM form, as far as they are known: for the count of bytes alone."""
         self._others: set[int] = set()
+        self._versions = {"veilrec": version("veilrec"), "flower": version("flwr"), "protocol": PROTOCOL}
 
     def app(self) -> Starlette:
         """The gate as an ASGI application."""
@@ -87,19 +91,19 @@ class Gate:
 
     async def _hello(self, request: Request) -> Response:
         """Who this is; a node says which protocol it speaks, so that both sides hear of a mismatch."""
-        told = {"veilrec": version("veilrec"), "flower": version("flwr"), "protocol": PROTOCOL}
         spoken = request.headers.get(PROTOCOL_HEADER, "")
         if spoken.isascii() and spoken.isdigit() and len(spoken) < 6 and int(spoken) != PROTOCOL:
             self._tell_other(int(spoken))
             self._watcher.seen(HELLO, _UPGRADE, 0, 0)
-            return JSONResponse(told, _UPGRADE)
-        return JSONResponse(told)
+            return JSONResponse(self._versions, _UPGRADE)
+        return JSONResponse(self._versions)
 
     def _tell_other(self, spoken: int) -> None:
         """Once for each, and not for ever: anybody can say hello."""
         if spoken not in self._others and len(self._others) < _MOST_TOLD:
             self._others.add(spoken)
-            _log.warning("a node was refused: Expected protocol=%d, got %d: install one version.", PROTOCOL, spoken)
+            why = f"Expected a node with protocol={PROTOCOL}, got {spoken}: install one version."
+            self._log.trouble(VersionMismatchError(why), "refused", level="warning")
 
     async def _hand_on(self, request: Request) -> Response:
         took = _Taken(request)
@@ -107,12 +111,14 @@ class Gate:
             return self._refused(request, took, 413, f"Expected a body of <= {LARGEST_BODY} bytes.")
         headers = [(k, v) for k, v in request.headers.items() if k not in HOP_BY_HOP]
         asked = self._client.build_request(
-            request.method, self._base + request.url.path, headers=headers, content=took.parts()
+            request.method, self._base + request.scope["path"], headers=headers, content=took.parts()
         )
         try:
             answer = await self._client.send(asked, stream=True)
         except _TooLargeError:
             return self._refused(request, took, 413, f"Expected a body of <= {LARGEST_BODY} bytes.")
+        except ClientDisconnect:  # nobody hears this answer, but it is counted
+            return self._refused(request, took, _GONE, "Expected the whole request.")
         except httpx.HTTPError:
             # The SuperLink is being started again: nodes try anew by themselves.
             return self._refused(request, took, 503, "Expected the SuperLink, it does not answer.")
@@ -121,14 +127,14 @@ class Gate:
         async def done() -> None:
             await answer.aclose()
             partner = self.partners.get(request.headers.get(NODE_KEY, ""), "")
-            self._watcher.seen(request.url.path, answer.status_code, took.size, given.size, partner)
+            self._watcher.seen(request.scope["path"], answer.status_code, took.size, given.size, partner)
 
         kept = {k: v for k, v in answer.headers.items() if k not in HOP_BY_HOP}
         return StreamingResponse(given.parts(), answer.status_code, kept, background=BackgroundTask(done))
 
     def _refused(self, request: Request, took: _Taken, status: int, why: str) -> Response:
-        self._watcher.seen(request.url.path, status, took.size, 0)
-        return PlainTextResponse(why, status)
+        self._watcher.seen(request.scope["path"], status, took.size, 0)
+        return PlainTextResponse(why, status, {"connection": "close"})  # else what is still to come is read for ever
 
 
 def key_header(pem: bytes) -> str:

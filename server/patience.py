@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 
 from shared.errors import ConfigError
 
+_MOST_DOUBLED = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -49,6 +51,8 @@ class Patience:
             told = json.loads(text or "{}")
             if not all(type(value) in (int, float) and value > 0 for value in told.values()):
                 raise ValueError
+            if type(told.get("attempts", 1)) is not int:
+                raise ValueError
             return cls(**told)
         except (AttributeError, TypeError, ValueError):
             names = ", ".join(each.name for each in fields(cls))
@@ -56,7 +60,7 @@ class Patience:
 
     def pause(self, failed: int) -> float:
         """Seconds to wait after so many failed attempts in a row."""
-        return min(self.longest_pause_s, self.pause_s * 2.0 ** (failed - 1))
+        return min(self.longest_pause_s, self.pause_s * 2.0 ** min(failed - 1, _MOST_DOUBLED))
 
 
 SIMULATED = Patience()

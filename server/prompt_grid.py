@@ -16,9 +16,14 @@ from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run
 from flwr.superlink.grid import http_grid
 
+from shared.wire import payload_bytes
 from shared.wire_frames import ERROR
 
 LOOK_S = 0.1
+AGAIN_S = 20.0
+"""Until a question is put again to a node that is silent, at first."""
+LARGEST_KEPT = 16 * 2**20
+"""Bytes of a message that is kept to be sent again: a large catalogue's prior, for fifty partners, is gigabytes."""
 # An answer is seen before its parts have come, and Flower then waits a second before it looks for them again: with
 # four partners that alone is most of a round. Its grid takes no other pause, so it is given one here.
 http_grid.pull_objects = partial(pull_objects, initial_backoff=LOOK_S, backoff_cap=2.0)  # type: ignore[attr-defined]
@@ -77,11 +82,15 @@ class PromptGrid(Grid):
         timeout : float, optional
             Seconds. None waits for ever.
         """
-        waiting, answers = set(self.push_messages(messages)), 0
+        waiting, answers = [_Asked(self._grid, message) for message in messages], 0
         until = math.inf if timeout is None else time.monotonic() + timeout
         while waiting:
-            for reply in list(self.pull_messages(set(waiting))):
-                waiting.discard(reply.metadata.reply_to_message_id)
+            by_id = {message_id: asked for asked in waiting for message_id in asked.ids}
+            for reply in list(self.pull_messages(set(by_id))):
+                asked = by_id.get(reply.metadata.reply_to_message_id)
+                if asked not in waiting:
+                    continue  # it was asked again, and has answered both
+                waiting.remove(asked)
                 answers += reply.has_content() and ERROR not in reply.content  # a refusal makes no quorum
                 yield reply
             if answers >= self._enough:
@@ -89,3 +98,38 @@ class PromptGrid(Grid):
             if not waiting or time.monotonic() >= until:
                 return
             time.sleep(self._look_s)
+            for asked in waiting:
+                asked.again()
+
+
+class _Asked:
+    """A question to one node, which is put again while no answer comes.
+
+    A SuperLink hands a message out once, so that it is lost with a node that is killed before it has written it down.
+    Asked twice, an agent gives the same answer (`client.answer_book`).
+    """
+
+    def __init__(self, grid: Grid, message: Message) -> None:
+        self._grid, self._again_s = grid, AGAIN_S
+        self.ids = self._sent(message)
+        self._message = message if payload_bytes(message.content) <= LARGEST_KEPT else None
+        self._next = time.monotonic() + self._again_s
+
+    def again(self) -> None:
+        """Put it again if it is time to; each time the pause is doubled, as whoever trains may be busy for long."""
+        if self._message is None or time.monotonic() < self._next:
+            return
+        self._again_s *= 2
+        self._next = time.monotonic() + self._again_s
+        told = self._message.metadata
+        self.ids += self._sent(
+            Message(
+                self._message.content,
+                dst_node_id=told.dst_node_id,
+                message_type=told.message_type,
+                group_id=told.group_id,
+            )
+        )
+
+    def _sent(self, message: Message) -> list[str]:
+        return [message_id for message_id in self._grid.push_messages([message]) if message_id]

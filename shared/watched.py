@@ -45,6 +45,10 @@ class Command:
         Open files that it inherits.
     user : str, optional
         Of the operating system; to be asked for by root alone.
+    inherits : frozenset of str, optional
+        The names in this process's own environment that it is told; all by default.
+    prepare : callable
+        Called before each start.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     handles: Sequence[int] = ()
     user: str | None = None
+    inherits: frozenset[str] | None = None
+    prepare: Callable[[], None] = lambda: None
 
 
 class Watched:
@@ -88,6 +94,7 @@ class Watched:
                 if self.starts > 1:
                     self._restarted(self._command.name)
                 code = await self._process.wait()
+                _kill_group(self._process.pid)  # what it left would hold its ports and locks
                 self._log.tell("ended", level="warning", process=self._command.name, code=code)
                 steady = time.monotonic() - began > STEADY_S
                 pause = SHORTEST_PAUSE_S if steady else min(LONGEST_PAUSE_S, 2 * pause)
@@ -97,10 +104,12 @@ class Watched:
 
     async def _start(self) -> asyncio.subprocess.Process:
         command = self._command
+        command.prepare()
+        told = os.environ if command.inherits is None else _part(command.inherits)
         group = None if command.user is None else pwd.getpwnam(command.user).pw_gid
         return await asyncio.create_subprocess_exec(
             *command.argv,
-            env={**os.environ, **CALM, **command.environment},
+            env={**told, **CALM, **command.environment},
             pass_fds=tuple(command.handles),
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,  # its own children are ended with it
@@ -111,19 +120,29 @@ class Watched:
 
     async def _end(self) -> None:
         process = self._process
-        if process is None:
+        if process is None or process.returncode is not None:  # its number may be another's by now
             return
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), END_S)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # whatever it left
+        _kill_group(process.pid)
+        await process.wait()
+
+
+def _kill_group(leader: int) -> None:
+    """Kill a process that was started as the first of its session, and all of that session's first group."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _part(names: frozenset[str]) -> Mapping[str, str]:
+    return {name: value for name, value in os.environ.items() if name in names}
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The command line of a module of this very installation."""
-    return [sys.executable, "-m", module, *arguments]
+    """The command line of a module of this very installation, and of nothing that lies where it is started (``-P``)."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def end_on_signals(task: asyncio.Task[None]) -> None:

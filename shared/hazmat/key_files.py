@@ -221,7 +221,7 @@ def read_private_key(path: Path, kind: type[Any], name: str, passphrase: Passphr
         key = load_pem_private_key(_STRETCHED.sub(b"", data), password)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
-    if not isinstance(key, kind):
+    if key is None or not isinstance(key, kind):
         # No cause is attached: a parser's message may quote the file.
         under = "under this passphrase" if encrypted else "without one"
         raise DataError(f"Expected an {name} key (PEM, PKCS8) in the file {path.name}, {under}.")
@@ -268,11 +268,13 @@ def open_secret(data: bytes, purpose: str, name: str, passphrase: Passphrase | N
         If it was changed, is of another purpose, or the passphrase is another.
     """
     header = _SEALED.match(data)
+    text = data[header.end() :].strip() if header else b""
     try:
-        sealed = base64.b64decode(data[header.end() :].strip() if header else b"!", validate=True)
+        sealed = base64.b64decode(text, validate=True)
     except ValueError:
         sealed = b""
-    if header is None or len(sealed) <= _NONCE_BYTES:
+    # One secret, one spelling: base64 has bits at its end that decode to nothing.
+    if header is None or len(sealed) <= _NONCE_BYTES or base64.b64encode(sealed) != text:
         raise IntegrityError(f"Expected a sealed secret in the file {name}.")
     key = _stretch(_needed(name, passphrase), *_cost(name, header))
     try:
@@ -310,9 +312,29 @@ def memory_copy(path: Path, passphrase: Passphrase | None = None) -> int:
     """
     key = read_private_key(path, object, "private", passphrase)
     handle = os.memfd_create(path.name, os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(handle), "wb") as file:
-        file.write(private_pem(key, None))
+    os.fchmod(handle, 0o600)
+    _write_copy(handle, private_pem(key, None))
     return handle
+
+
+def refresh_copy(handle: int, path: Path, passphrase: Passphrase | None = None) -> None:
+    """Put the key that is in `path` now into what `memory_copy` made.
+
+    Guarantees
+    ----------
+    As `memory_copy`; if it raises, the copy is what it was.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `read_private_key`.
+    """
+    _write_copy(handle, private_pem(read_private_key(path, object, "private", passphrase), None))
+
+
+def _write_copy(handle: int, pem: bytes) -> None:
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, pem, 0)
 
 
 def _is_encrypted_pem(data: bytes) -> bool:

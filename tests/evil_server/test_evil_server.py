@@ -14,7 +14,7 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 
 import client.agent
-import client.app
+import client.door
 import client.masking_rules
 import client.secure_sum
 import shared.privacy.ledger_state
@@ -281,7 +281,7 @@ def test_a_refusal_for_another_reason_is_none(attacked: Any, monkeypatch: Patch)
 
 def test_a_refusal_that_says_why_is_none(attacked: Any, monkeypatch: Patch) -> None:
     told = {"family": "InvalidSignatureError", "text": "user 17"}
-    monkeypatch.setattr(client.app, "pack_error", lambda name: RecordDict({ERROR: ConfigRecord(told)}))
+    monkeypatch.setattr(client.door, "pack_error", lambda name: RecordDict({ERROR: ConfigRecord(told)}))
     (result,) = attacked("unsigned plan")
     assert (result.refused, result.got) == (False, "an error with more in it")
 
