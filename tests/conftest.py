@@ -26,6 +26,15 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 REAL_DATA = Path(os.environ.get("VEILREC_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests of minutes to those who ask for them."""
+    if "soak" in config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.skip(reason="minutes of real processes: pytest -m soak"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets; tests that need it are skipped where it is absent."""

@@ -18,7 +18,7 @@ from hostile_setting import CARELESS, CONFIG, given, soon, stock_node
 from shared.privacy.ledger_audit import read_ledger
 from simulations.one_machine import Deployment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.soak]
 
 
 @dataclass
