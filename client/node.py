@@ -113,9 +113,16 @@ class Node:
         if not isinstance(message, Message):
             return None
         message.metadata.__dict__["_message_id"] = message_id
-        self._spool.keep(message)
+        self._keep(message)
         self._link.confirm_message_received(run_id, message_id)
         return message
+
+    def _keep(self, message: Message) -> None:
+        """Make the message safe; on a full disk go on without: the agent, not the node, then refuses the round."""
+        try:
+            self._spool.keep(message)
+        except OSError as error:
+            self._log.trouble(error, "not_kept", level="warning")
 
     def _deliver(self, message: Message) -> None:
         began = time.monotonic()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from shared.errors import IntegrityError
+from shared.errors import IntegrityError, LedgerError
 from shared.files import write_bytes
 from shared.hazmat.randomness import SECRET_BYTES
 from shared.messages import NoisedSum, SignedPlan
@@ -89,7 +89,7 @@ class RunFolder:
             "signature": _text(state.signed.signature),
             "session": None if state.session is None else _text(state.session),
         }
-        write_bytes(self._state, json.dumps(told).encode(), durable=durable)
+        _write(self._state, json.dumps(told).encode(), durable=durable)
 
     def secret(self, request: str) -> bytes:
         """The secret from which all randomness of a request is drawn; made on first use, durable before it is used."""
@@ -97,7 +97,7 @@ class RunFolder:
         known, _, secret = text.partition(" ")
         if known != request:
             secret = os.urandom(SECRET_BYTES).hex()
-            write_bytes(self._secret, f"{request} {secret}".encode())
+            _write(self._secret, f"{request} {secret}".encode())
         return bytes.fromhex(secret)
 
     def forget_secret(self) -> None:
@@ -108,7 +108,7 @@ class RunFolder:
         """Keep the noised sum of a request, durably; returns its digest for the ledger."""
         digest = _digest(noised.values)
         loss = "" if noised.loss is None else repr(noised.loss)
-        write_bytes(self._sum, save({"values": noised.values}, {"request": request, "digest": digest, "loss": loss}))
+        _write(self._sum, save({"values": noised.values}, {"request": request, "digest": digest, "loss": loss}))
         return digest
 
     def kept_sum(self, request: str, digest: str) -> NoisedSum | None:
@@ -125,7 +125,7 @@ class RunFolder:
 
     def keep_prior(self, prior: CollaborativePrior) -> None:
         """Keep the federation's prior for the rounds of the run."""
-        write_bytes(self._prior, save(dict(prior.arrays())))
+        _write(self._prior, save(dict(prior.arrays())))
 
     def prior(self) -> CollaborativePrior | None:
         """The prior of the run; None if it never came.
@@ -142,6 +142,16 @@ class RunFolder:
                 return CollaborativePrior(**{name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
         except (OSError, SafetensorError, TypeError):
             raise IntegrityError(f"{self._prior}: Expected the prior of a run.") from None
+
+
+def _write(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """As `write_bytes`; a full disk is an error of what has to be kept, like that of the ledger."""
+    try:
+        write_bytes(path, data, durable=durable)
+    except OSError as error:
+        raise LedgerError(
+            f"Expected to keep {path.name} of a run, got {type(error).__name__}: {error.strerror}."
+        ) from None
 
 
 def _digest(values: NDArray[np.int64]) -> str:

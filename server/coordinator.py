@@ -67,7 +67,7 @@ class Coordinator:
         self._settings = ServerSettings.open(home)
         self._monitor = CoordinatorMonitor(self._home)
         self._tls_key = memory_copy(self._home / "tls.key")
-        self._gate = Gate(self._settings.superlink, str(self._home / "ca.crt"), self._monitor)
+        self._gate = Gate(self._settings.superlink, str(self._home / "ca.crt"), self._monitor, log)
         self._superlink = Watched(self._command(), log, self._monitor.restarted)
         self._public = _listening(*_public_address(self._settings.address))
         self._page = _listening(LOOPBACK, self._settings.page_port)

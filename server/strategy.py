@@ -109,6 +109,7 @@ class VeilrecStrategy(Strategy):
         self._gathering: Gathering | None = None
         self._bytes_down = 0
         self._began = 0.0
+        self._awaited = run.config.federation.partners
 
     @property
     def rounds_left(self) -> int:
@@ -128,7 +129,8 @@ class VeilrecStrategy(Strategy):
         """The messages that ask every partner for its sum: with masks, after the exchanges of keys and shares."""
         number = self._offset + server_round
         self._began = time.monotonic()
-        nodes = wait_for_nodes(grid, self.run.config, self._patience)
+        nodes = wait_for_nodes(grid, self.run.config, self._patience, self._awaited)
+        self._awaited = len(nodes)
         order = self._order(number)
         signed = SignedPlan(order.text(), self._admission.key.sign(ROUND_PLAN, order.text().encode()))
         timeout_s = self._patience.exchange_s
@@ -247,21 +249,32 @@ class VeilrecStrategy(Strategy):
         }
 
 
-def wait_for_nodes(grid: Grid, config: RunConfig, patience: Patience, poll_s: float = 0.5) -> list[int]:
-    """Wait until all declared partners, or after the time-out at least a quorum of them, are there.
+def wait_for_nodes(
+    grid: Grid, config: RunConfig, patience: Patience, awaited: int | None = None, poll_s: float = 0.5
+) -> list[int]:
+    """Wait for the partners that are awaited: for a quorum as long as it takes to gather, then a while for the rest.
+
+    Parameters
+    ----------
+    awaited : int, optional
+        As many as there were in the last attempt: who was lost is not waited for in every round. All by default.
 
     Raises
     ------
     CohortTooSmallError
         If there are fewer than the quorum in time.
     """
-    wanted = config.federation.partners
+    quorum = config.federation.survivors
+    wanted = max(quorum, config.federation.partners if awaited is None else awaited)
     deadline = time.monotonic() + (patience.gather_s or config.federation.timeout_s)
+    until = math.inf
     while True:
         nodes = sorted(grid.get_node_ids())
-        late = time.monotonic() > deadline
-        if len(nodes) >= wanted or (late and len(nodes) >= config.federation.survivors):
+        now = time.monotonic()
+        if len(nodes) >= quorum:
+            until = min(until, deadline, now + patience.grace_s)
+        if len(nodes) >= wanted or now >= until:
             return nodes
-        if late:
-            raise CohortTooSmallError(f"Expected partners >= {config.federation.survivors}, got {len(nodes)}.")
+        if now > deadline:
+            raise CohortTooSmallError(f"Expected partners >= {quorum}, got {len(nodes)}.")
         time.sleep(poll_s)

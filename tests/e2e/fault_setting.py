@@ -86,16 +86,13 @@ class Faulty(Deployment):
         error = json.loads(told)["last_error"]
         return None if error is None else str(error["family"])
 
-    def of_coordinator(self) -> list[int]:
-        """All processes that the coordinator started, and itself: by what they were told of where its home is."""
+    def of_coordinator(self, program: str = "") -> list[int]:
+        """The processes that the coordinator started, and itself: by what they were told of where its home is."""
         mark, found = f"{self.home}".encode(), []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                told = (folder / "environ").read_bytes().split(b"\0") + (folder / "cmdline").read_bytes().split(b"\0")
-                if (
-                    any(mark in word for word in told)
-                    and (folder / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-                ):
+                line = (folder / "cmdline").read_bytes()  # empty for one that ended and was not waited for
+                if program.encode() in line and line and mark in line + (folder / "environ").read_bytes():
                     found.append(int(folder.name))
         return found
 

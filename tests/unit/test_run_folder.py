@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save
+from test_attempts import full_after
 
 from client.run_folder import RoundState, RunFolder
-from shared.errors import IntegrityError
+from shared.errors import IntegrityError, LedgerError
 from shared.messages import NoisedSum, SignedPlan
 from shared.model.prior import CollaborativePrior
 
@@ -180,3 +181,21 @@ def test_a_kept_prior_that_is_none_is_refused(tmp_path: Path, folder: RunFolder,
     file(tmp_path, "prior.safetensors").write_bytes(data)
     with pytest.raises(IntegrityError, match="Expected the prior of a run"):
         folder.prior()
+
+
+def test_on_a_full_disk_what_was_kept_stays_and_the_error_is_one_of_the_ledger(
+    tmp_path: Path, folder: RunFolder
+) -> None:
+    folder.keep_state(STATE)
+    kept = file(tmp_path, "round.json").read_bytes()
+    keeps: list[Callable[[], object]] = [
+        lambda: folder.keep_state(replace(STATE, round=4)),
+        lambda: folder.keep_sum(REQUEST, SUM),
+        lambda: folder.keep_prior(PRIOR),
+        lambda: folder.secret(REQUEST),
+    ]
+    for keep in keeps:
+        with full_after(10), pytest.raises(LedgerError, match=r"^Expected to keep [a-z.]+ of a run, got OSError: File"):
+            keep()
+    assert [entry.name for entry in (tmp_path / "runs" / "run").iterdir()] == ["round.json"]
+    assert file(tmp_path, "round.json").read_bytes() == kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from flwr.clientapp import ClientApp
 from server.admission import Admission
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.optimizer import ServerState
-from server.patience import SIMULATED
+from server.patience import SIMULATED, Patience
 from server.receipts import ReceiptBook
 from server.strategy import Run, VeilrecStrategy, wait_for_nodes
 from shared.config import FederationConfig, PriorConfig, PrivacyConfig, RunConfig, TrainingConfig
@@ -264,6 +265,19 @@ def test_partners_that_never_come_are_not_waited_for_for_ever(tmp_path: Path) ->
     one = InProcessGrid(app, range(1), tmp_path)
     with pytest.raises(CohortTooSmallError, match="Expected partners >= 2, got 1"):
         wait_for_nodes(one, CONFIG, SIMULATED, poll_s=0.01)
+
+
+def test_a_partner_that_was_lost_is_waited_for_as_long_as_the_grace_and_then_no_more(tmp_path: Path) -> None:
+    """Else every round of a federation that lost one partner would begin ten minutes late."""
+    two, patience = InProcessGrid(ClientApp(), range(2), tmp_path), Patience(gather_s=30.0, grace_s=0.1)
+    began = time.monotonic()
+    assert wait_for_nodes(two, CONFIG, patience, poll_s=0.01) == [1, 2]
+    assert 0.1 <= time.monotonic() - began < 5.0
+    began = time.monotonic()
+    assert wait_for_nodes(two, CONFIG, patience, awaited=2, poll_s=0.01) == [1, 2]
+    assert time.monotonic() - began < 0.1
+    three = InProcessGrid(ClientApp(), range(3), tmp_path)
+    assert wait_for_nodes(three, CONFIG, patience, awaited=2, poll_s=0.01) == [1, 2, 3]
 
 
 def test_partners_are_not_asked_for_metrics(tmp_path: Path) -> None:
