@@ -146,6 +146,7 @@ def test_below_the_quorum_attempts_are_counted_until_the_partners_are_back(feder
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by root alone")
 def test_a_partner_whose_disk_is_full_refuses_and_loses_nothing(federation: Faulty) -> None:
     federation.wait_for_cohort(4, WAIT_S)
@@ -165,6 +166,7 @@ def test_a_partner_whose_disk_is_full_refuses_and_loses_nothing(federation: Faul
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by root alone")
 def test_a_coordinator_whose_disk_is_full_goes_on_from_its_last_whole_round(federation: Faulty) -> None:
     federation.wait_for_cohort(4, WAIT_S)
