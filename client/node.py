@@ -27,6 +27,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
     inflate_object_from_contents,
     pull_objects,
     push_object_contents_from_iterable,
@@ -51,6 +52,8 @@ BUSY_S, IDLE_S = 0.2, 3.0
 """Between two questions for a message: while a round goes on, and otherwise (Flower's own)."""
 ROUND_S = 120.0
 """How long after a message another one of the same round is expected."""
+PARTS_TRIED = 12
+"""Looks for a part of a message that is not there, about half a minute; one that comes slowly is waited for."""
 EARLIER_FILE = "connected.id"
 RETRY_S, PATIENCE_S = 1.0, 900.0
 """Between two tries to reach the agent, and until the node gives a message up."""
@@ -108,7 +111,14 @@ class Node:
         run_id, message_id = head.metadata.run_id, head.metadata.message_id
         ids = [each.object_id for each in iterate_object_tree(tree)]
         pull = partial(self._link.pull_object, run_id)
-        contents = pull_objects(ids, pull, max_time=None, initial_backoff=BUSY_S, backoff_cap=IDLE_S)
+        try:
+            contents = pull_objects(
+                ids, pull, max_time=None, max_tries_per_object=PARTS_TRIED, initial_backoff=BUSY_S, backoff_cap=IDLE_S
+            )
+        except ObjectPullError as error:
+            # Its parts are gone: they were those of an earlier copy too, which was received. It is sent again.
+            self._log.trouble(error, "not_whole", level="warning")
+            return None
         message = inflate_object_from_contents(message_id, contents)
         if not isinstance(message, Message):
             return None
