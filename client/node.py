@@ -52,8 +52,6 @@ BUSY_S, IDLE_S = 0.2, 3.0
 """Between two questions for a message: while a round goes on, and otherwise (Flower's own)."""
 ROUND_S = 120.0
 """How long after a message another one of the same round is expected."""
-PARTS_TRIED = 12
-"""Looks for a part of a message that is not there, about half a minute; one that comes slowly is waited for."""
 EARLIER_FILE = "connected.id"
 RETRY_S, PATIENCE_S = 1.0, 900.0
 """Between two tries to reach the agent, and until the node gives a message up."""
@@ -112,11 +110,8 @@ class Node:
         ids = [each.object_id for each in iterate_object_tree(tree)]
         pull = partial(self._link.pull_object, run_id)
         try:
-            contents = pull_objects(
-                ids, pull, max_time=None, max_tries_per_object=PARTS_TRIED, initial_backoff=BUSY_S, backoff_cap=IDLE_S
-            )
-        except ObjectPullError as error:
-            # Its parts are gone: they were those of an earlier copy too, which was received. It is sent again.
+            contents = pull_objects(ids, pull, max_time=None, initial_backoff=BUSY_S, backoff_cap=IDLE_S)
+        except ObjectPullError as error:  # its sender was ended before it had sent all of it
             self._log.trouble(error, "not_whole", level="warning")
             return None
         message = inflate_object_from_contents(message_id, contents)
@@ -127,18 +122,17 @@ class Node:
         self._link.confirm_message_received(run_id, message_id)
         return message
 
-    def _keep(self, message: Message) -> None:
-        """Make the message safe; on a full disk go on without: the agent, not the node, then refuses the round."""
+    def _keep(self, message: Message, reply: Message | None = None) -> None:
+        """Make it safe; on a full disk go on without: the agent, not the node, then refuses the round."""
         try:
-            self._spool.keep(message)
+            self._spool.keep(message, reply)
         except OSError as error:
             self._log.trouble(error, "not_kept", level="warning")
 
     def _deliver(self, message: Message) -> None:
         began = time.monotonic()
         try:
-            answer = self._answer(message)
-            self._send(Message(answer, reply_to=message))
+            self._send(self._spool.reply_to(message) or self._reply(message))
             self._log.tell("message", seconds=round(time.monotonic() - began, 3), bundle=self._bundle(message)[:16])
         except RunNotRunningException:
             self._log.tell("run_over")  # nobody waits for the answer; the agent keeps it
@@ -147,6 +141,13 @@ class Node:
         except Exception as error:  # a message that cannot be answered would end every life of this node
             self._log.trouble(error)
         self._spool.drop(message)
+
+    def _reply(self, message: Message) -> Message:
+        """The one reply to a message, safe on the disk before any of it is sent."""
+        reply = Message(self._answer(message), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        self._keep(message, reply)
+        return reply
 
     def _answer(self, message: Message) -> RecordDict:
         try:
@@ -178,7 +179,6 @@ class Node:
                 time.sleep(RETRY_S)
 
     def _send(self, reply: Message) -> None:
-        reply.metadata.__dict__["_message_id"] = reply.object_id
         with no_object_id_recompute():
             tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
             # Flower would tell the coordinator how long the answer took: it grows with the users in the round.

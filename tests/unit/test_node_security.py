@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,34 @@ def test_a_message_that_cannot_be_answered_does_not_end_every_life_of_a_node(tmp
         node._deliver(left)
     assert sent == [pack_error("ProtocolError")]
     assert list(spool.left()) == []
+
+
+def test_a_reply_that_was_cut_off_is_sent_again_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the head of a reply and its parts: a SuperLink would wait minutes for those of that very reply."""
+    heads: list[str] = []
+    asked: list[object] = []
+
+    def answer(*told: object) -> RecordDict:
+        asked.append(told)
+        return pack_error("ProtocolError")
+
+    def send(reply: Message, tree: object, seconds: float) -> tuple[set[str], str]:
+        heads.append(reply.metadata.message_id)
+        if len(heads) == 1:
+            raise SystemExit  # as a signal would
+        return set(), ""
+
+    monkeypatch.setattr("client.node.post_message", answer)
+    link = Link(1, unused, send, lambda _: Run(), *[unused] * 4)
+    spool = Spool(tmp_path)
+    spool.keep(message("0" * 64))
+    for _ in range(2):
+        node = Node(link, SETTINGS, Spool(tmp_path), Log(None))
+        with suppress(SystemExit):
+            for left in spool.left():
+                node._deliver(left)
+    assert len(heads) == 2 and heads[0] == heads[1]
+    assert len(asked) == 1 and list(tmp_path.iterdir()) == []
 
 
 # --- the agent's socket ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 from test_attempts import full_after
 
@@ -114,3 +115,20 @@ def test_on_a_full_disk_a_message_is_not_half_kept(tmp_path: Path) -> None:
         spool.keep(message("x" * 5000))
     assert raised.value.errno == errno.EFBIG
     assert texts(spool) == ["one"] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_reply_is_the_same_message_in_another_life(tmp_path: Path) -> None:
+    """A SuperLink takes one reply to a message and waits for its parts: another one would never be whole."""
+    spool, asked = Spool(tmp_path), message()
+    assert spool.reply_to(asked) is None
+    reply = Message(RecordDict({"a": ConfigRecord({"b": [1.5, 2.5], "c": b"bytes"})}), reply_to=asked)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    spool.keep(asked)
+    spool.keep(asked, reply)
+    (left,) = Spool(tmp_path).left()
+    again = Spool(tmp_path).reply_to(left)
+    assert again is not None and again.content == reply.content
+    assert again.metadata.message_id == again.object_id == reply.object_id
+    assert get_object_tree(again) == get_object_tree(reply)
+    spool.drop(asked)
+    assert spool.reply_to(asked) is None and list(tmp_path.iterdir()) == []
