@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from client.learner import Learner
 from client.policy import Facts, check
-from client.premises import Premises
+from client.premises import AGENT_LOCK, Premises
 from client.privatize import leave_bare, mask
 from client.run_folder import RoundState, RunFolder
 from client.secure_sum import MaskingSession
@@ -52,7 +52,7 @@ from shared.requests import (
 )
 from shared.wire import parse_plan
 
-LOCK_FILE, RUNS = "agent.lock", "runs"
+RUNS = "runs"
 
 
 class PartnerAgent:
@@ -70,7 +70,7 @@ class PartnerAgent:
         self.learner = Learner(premises, device)
         self.ledger = Ledger(premises.ledger_file, premises.identity)
         self._secrets = SystemRandomness()
-        self._lock = FileLock(premises.folder / LOCK_FILE)
+        self._lock = FileLock(premises.folder / AGENT_LOCK)
 
     def answer(self, request: Request) -> Answer:
         """Do what a request asks, or refuse.

@@ -31,14 +31,15 @@ def agent(
     import asyncio
     import os
 
-    from client.partner_process import Users, be_agent, be_node, run_partner
+    from client.node_settings import NODE_FOLDER
+    from client.partner_process import AGENT, NODE, Users, be, run_partner
     from shared.logs import Log
     from shared.watched import CALM
 
     os.environ.update(CALM)
     if only is Only.agent:
-        be_agent(folder, device)
+        be(AGENT, folder, device)
     elif only is Only.node:
-        be_node(folder / "node")
+        be(NODE, folder / NODE_FOLDER)
     else:
         asyncio.run(run_partner(folder, device, Users(agent_user, node_user), Log()))

@@ -14,7 +14,6 @@ before anybody can connect; systemd may hand the first one in, made for the node
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from starlette.routing import Route
 
 from client.agent_monitor import AgentMonitor
 from client.agent_socket import MESSAGES, METRICS, STATUS
+from client.intake.commit import data_version
 from client.listening import AGENT_SOCKET, OPERATOR_SOCKET, handed_socket, private_socket
 from client.premises import Premises
 from client.resident import ResidentAgent
@@ -68,7 +68,7 @@ def agent_app(agent: ResidentAgent, monitor: AgentMonitor, operator: Path) -> St
 
     async def status(request: Request) -> Response:
         tell = monitor.status if is_operator(request) else monitor.public_status
-        return JSONResponse(json.loads(json.dumps(await run_in_threadpool(tell))))
+        return JSONResponse(await run_in_threadpool(tell))
 
     async def metrics(request: Request) -> Response:
         if not is_operator(request):
@@ -106,7 +106,7 @@ def serve_agent(folder: Path, device: str = "auto", ready: Callable[[], None] = 
         If the folder is not a partner's, or a socket cannot be made.
     """
     premises = Premises.open(folder)
-    monitor = AgentMonitor(premises, device=device)
+    monitor = AgentMonitor(premises, device=device, data_version=lambda: data_version(agent.premises))
     agent = ResidentAgent(folder, device, monitor)
     sockets = [handed_socket() or private_socket(folder / AGENT_SOCKET), private_socket(folder / OPERATOR_SOCKET)]
     app = agent_app(agent, monitor, folder / OPERATOR_SOCKET)

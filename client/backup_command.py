@@ -34,9 +34,9 @@ KEPT = (
 )
 """Beside the ledger, and the intake's marks of users who were erased. No session of a round and no secret of one: an
 older session that comes back could answer an exchange twice."""
+LEDGER = "ledger.jsonl"
 SESSIONS = ("runs/*/round.json", "runs/*/secret", "runs/*/answers")
 INTAKE_STATE, REJECTS = "intake/state.json", "intake/rejects.parquet"
-LEDGER, LOCK = "ledger.jsonl", "agent.lock"
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The partner's folder.")]
 
 
@@ -188,6 +188,7 @@ def _without_agent(folder: Path) -> Iterator[None]:
 
     from client.agent_socket import STATUS, AgentUnavailableError, ask
     from client.listening import OPERATOR_SOCKET
+    from client.premises import AGENT_LOCK
     from shared.errors import ConfigError
 
     running = ConfigError(f"{folder}: Expected no agent at work: stop it before a restore.")
@@ -197,9 +198,9 @@ def _without_agent(folder: Path) -> Iterator[None]:
         pass
     else:
         raise running
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / AGENT_LOCK, timeout=0)
     try:
-        with lock if (folder / LOCK).exists() else nullcontext():
+        with lock if (folder / AGENT_LOCK).exists() else nullcontext():
             yield
     except Timeout:
         raise running from None

@@ -20,7 +20,7 @@ from client.data.ingest import ITEMS_FILE
 from client.data.pseudonyms import PseudonymKey
 from client.node_settings import AUTHORITY_FILE, NODE_FILE, NODE_FOLDER, NODE_KEY_FILE, SOCKET, NodeSettings
 from client.policy import Policy
-from client.premises import IDENTITY_FILE, PARTNER_FILE, Premises, write_partner
+from client.premises import AGENT_LOCK, IDENTITY_FILE, PARTNER_FILE, Premises, write_partner
 from shared.catalogue import read_catalogue
 from shared.enrolment import Document, EnrolmentRequest, parse, read_bytes, same_fingerprint
 from shared.errors import ConfigError, DataError, IntegrityError, ReplayError
@@ -31,7 +31,6 @@ from shared.hazmat.node_keys import NodeKey
 from shared.hazmat.signing import Pin, SigningKey
 
 ENROLMENT_FILE, PSEUDONYM_FILE, DATA = "enrolment.json", "pseudonym.key", "data"
-AGENT_LOCK = "agent.lock"
 
 
 class Joined(Document):

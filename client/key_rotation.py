@@ -11,9 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from client.enrolment import AGENT_LOCK, Enrolment, Requested
+from client.enrolment import Enrolment, Requested
 from client.node_settings import NODE_FOLDER, NODE_KEY_FILE
-from client.premises import IDENTITY_FILE, PARTNER_FILE, Premises, write_partner
+from client.premises import AGENT_LOCK, IDENTITY_FILE, PARTNER_FILE, Premises, write_partner
 from shared.enrolment import EnrolmentRequest
 from shared.errors import ConfigError
 from shared.hazmat.key_files import Passphrase

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.errors import ConfigError
 from shared.federation_bundle import Address, Digest
 from shared.files import write_bytes
+from shared.settings_file import read_toml, settings_of
 
 NODE_FOLDER, NODE_FILE, NODE_KEY_FILE, AUTHORITY_FILE = "node", "node.toml", "node.key", "ca.crt"
 SOCKET = "../agent.sock"
@@ -48,16 +47,8 @@ class NodeSettings(BaseModel):
             If there is none, or a key in it is not what was expected.
         """
         file = folder / NODE_FILE
-        try:
-            told = cls.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{file}: {where}: {first['msg'].removeprefix('Value error, ').rstrip('.')}.") from None
-        except FileNotFoundError:
-            raise ConfigError(f"{folder}: no {NODE_FILE}. Expected one that `veilrec partner join` wrote.") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{file}: cannot be read ({type(error).__name__}). Expected TOML in UTF-8.") from None
+        absent = f"{folder}: no {NODE_FILE}. Expected one that `veilrec partner join` wrote."
+        told = settings_of(cls, read_toml(file, absent), file)
         return told.model_copy(update={"socket": str((folder / told.socket).resolve())})
 
     def write(self, folder: Path) -> None:

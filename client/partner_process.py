@@ -65,12 +65,10 @@ class Users:
             return
         if os.geteuid() != 0:
             raise ConfigError("Expected to be started by root where agent-user and node-user are given.")
-        for name in (self.agent, self.node):
-            with suppress(KeyError):
-                pwd.getpwnam(str(name))
-                continue
-            raise ConfigError("Expected agent-user and node-user to be users of this machine.")
-        ids = [pwd.getpwnam(str(name)).pw_uid for name in (self.agent, self.node)]
+        try:
+            ids = [pwd.getpwnam(str(name)).pw_uid for name in (self.agent, self.node)]
+        except KeyError:
+            raise ConfigError("Expected agent-user and node-user to be users of this machine.") from None
         if ids[0] == ids[1] or 0 in ids:
             raise ConfigError(
                 "Expected agent-user and node-user to differ, and neither to be root: the node may not read what the "
@@ -183,15 +181,13 @@ def _socket_for(folder: Path, node: str) -> socket.socket:
     return made
 
 
-def be_agent(folder: Path, device: str = "auto") -> None:
-    """Be the agent of a folder until a signal ends it."""
+def _be_agent(folder: Path, device: str) -> None:
     from client.agent_service import serve_agent
 
     serve_agent(folder, device, _ready)
 
 
-def be_node(folder: Path) -> None:
-    """Be the node of a node's folder until a signal ends it."""
+def _be_node(folder: Path) -> None:
     from shared.hazmat.node_keys import NodeKey
 
     handed = os.environ.get(NODE_KEY_HANDLE)
@@ -227,19 +223,29 @@ def _notify(word: bytes) -> None:
         made.sendall(word)
 
 
-def main(what: str, folder: str, device: str = "auto") -> None:
-    """One of the two processes; an error is one line of log and its family's exit code."""
-    die_with_parent()
+def be(what: str, folder: Path, device: str = "auto") -> None:
+    """Be one of the two processes until a signal ends it; nothing that it writes is for others to read.
+
+    Raises
+    ------
+    VeilrecError
+        See `client.agent_service.serve_agent` and `client.node.run_node`.
+    """
     os.umask(0o077)
-    log = Log(process=what)
-    take_over(log)
+    take_over(Log(process=what))
+    if what == AGENT:
+        _be_agent(folder, device)
+    else:
+        _be_node(folder)
+
+
+def main(what: str, folder: str, device: str = "auto") -> None:
+    """One of the two processes, under its watcher; an error is one line of log and its family's exit code."""
+    die_with_parent()
     try:
-        if what == AGENT:
-            be_agent(Path(folder), device)
-        else:
-            be_node(Path(folder))
+        be(what, Path(folder), device)
     except VeilrecError as error:
-        log.trouble(error)
+        Log(process=what).trouble(error)
         raise SystemExit(error.exit_code) from None
 
 

@@ -5,7 +5,6 @@ All of it is told by ``partner.toml`` in the partner's own folder, and by nothin
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,15 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from client.policy import PinnedKey, Policy, RealPolicy
 from shared.errors import ConfigError
 from shared.files import write_bytes
 from shared.hazmat.signing import Pin, SigningKey, distinct
+from shared.settings_file import parse_toml, read_toml, settings_of
 
 PARTNER_FILE = "partner.toml"
 IDENTITY_FILE, LEDGER_FILE = "identity.key", "ledger.jsonl"
+AGENT_LOCK = "agent.lock"
+"""Held over every answer of the agent, and by whoever changes the partner's files."""
 
 PartnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 PathText = Annotated[str, Field(min_length=1)]
@@ -103,16 +105,11 @@ class Premises:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder. Expected a partner's.")
         file = folder / PARTNER_FILE
-        try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{folder}: no {PARTNER_FILE}, so that nothing says what this partner allows. Expected one with name, "
-                "[policy] (max_epsilon, max_delta, min_cohort, server_key) and [peers]."
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read ({type(error).__name__}). Expected TOML in UTF-8.") from None
-        told = _parse(text, file)
+        absent = (
+            f"{folder}: no {PARTNER_FILE}, so that nothing says what this partner allows. Expected one with name, "
+            "[policy] (max_epsilon, max_delta, min_cohort, server_key) and [peers]."
+        )
+        told = _settings(read_toml(file, absent), file)
         return cls(
             folder=folder,
             data=folder / told.data,
@@ -171,25 +168,10 @@ def write_partner(folder: Path, settings: Mapping[str, Any]) -> Premises:
         text = tomli_w.dumps(settings)
     except TypeError as error:
         raise ConfigError(f"{file}: Expected settings that TOML can hold: {error}.") from None
-    _parse(text, file)
+    _settings(parse_toml(text, file), file)
     write_bytes(file, text.encode())
     return Premises.open(folder)
 
 
-def _parse(text: str, file: Path) -> _Settings:
-    try:
-        told = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: Expected TOML: {error}.") from None
-    try:
-        return (_Settings if told.get("simulated") is True else _RealSettings).model_validate(told)
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {_first(error)}") from None
-
-
-def _first(error: ValidationError) -> str:
-    """The first wrong key; a misspelt one before those that are missed for it."""
-    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    what = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{where}: {what}." if where else f"{what}."
+def _settings(told: Mapping[str, Any], file: Path) -> _Settings:
+    return settings_of(_Settings if told.get("simulated") is True else _RealSettings, told, file)

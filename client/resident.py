@@ -14,8 +14,8 @@ from typing import Protocol
 
 from client.agent import RUNS, PartnerAgent
 from client.answer_book import AnswerBook, Asked
-from client.data.ingest import INTERACTIONS_FILE, ITEMS_FILE
 from client.door import refusal_of
+from client.intake.commit import data_version, stamp_of
 from client.premises import PARTNER_FILE, Premises
 from shared.requests import (
     BareRequest,
@@ -40,7 +40,6 @@ STEPS: dict[type[Request], str] = {
 }
 FIRST = (KeysRequest, BareRequest)
 """The requests that begin an attempt."""
-Stamp = tuple[int, int, int]
 
 
 class Watcher(Protocol):
@@ -109,27 +108,15 @@ class ResidentAgent:
             self._watcher.take_up(self.premises)
 
     def _open(self) -> None:
-        settings = _stamp(self._folder / PARTNER_FILE)  # before it is read: a floor that changes meanwhile is seen
+        settings = stamp_of(self._folder / PARTNER_FILE)  # before it is read: a floor that changes meanwhile is seen
         premises = Premises.open(self._folder)
-        seen = [settings, *_stamps_of_data(premises)]
+        seen = settings, data_version(premises)
         self._agent = PartnerAgent(premises, self._device)
         self._seen = seen
 
-    def _stamps(self) -> list[Stamp]:
+    def _stamps(self) -> tuple[str, str]:
         """Of the files that decide what is answered; all of them are replaced whole, never written in place."""
-        return [_stamp(self._folder / PARTNER_FILE), *_stamps_of_data(self.premises)]
-
-
-def _stamps_of_data(premises: Premises) -> list[Stamp]:
-    return [_stamp(premises.data / INTERACTIONS_FILE), _stamp(premises.data / ITEMS_FILE)]
-
-
-def _stamp(file: Path) -> Stamp:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return 0, 0, 0
-    return found.st_mtime_ns, found.st_size, found.st_ino
+        return stamp_of(self._folder / PARTNER_FILE), data_version(self.premises)
 
 
 def _asked(request: Request, frame: bytes) -> Asked:

@@ -130,8 +130,9 @@ class Coordinator:
             "out": str(self._home / RUN_OUT),
             "patience": json.dumps({k: v for k, v in asdict(self._patience).items() if v not in (None, float("inf"))}),
         }
-        link, starts = self._settings.superlink, self._superlink.starts
+        link = self._settings.superlink
         run_id = await self._asked(lambda: start_run(self._home, link, settings))
+        starts = self._superlink.starts
         self._state = "running"
         self._log.tell("run_started", serial=run_id)
         while True:
@@ -139,7 +140,7 @@ class Coordinator:
             state = await self._asked(lambda: state_of(self._home, link, run_id))
             if state.over:
                 return state.completed
-            if self._superlink.starts > max(starts, 1):
+            if self._superlink.starts != starts:
                 return False  # the process of the run ended with the SuperLink that had started it
 
     async def _asked(self, ask: Callable[[], T], tries: int = 60) -> T:
@@ -155,7 +156,7 @@ class Coordinator:
 
     def _rounds(self) -> int:
         lines = self._home / RUN_OUT / "rounds.jsonl"
-        return sum(1 for _ in lines.open()) if lines.exists() else 0
+        return len(lines.read_bytes().splitlines()) if lines.exists() else 0
 
     # --- what goes on beside it -----------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ class Exchanges:
     receipts : ReceiptBook
     names : dict
         Which node is which partner, as far as it is known; goes on from round to round.
+    promise : Promise
+        What an earlier attempt at the round, in this process or in one before, was bound to.
     timeout_s : float, optional
         For the answers to an exchange without training; the federation's by default.
     """
@@ -103,6 +105,7 @@ class Exchanges:
     admission: Admission
     receipts: ReceiptBook
     names: dict[int, str]
+    promise: Promise
     timeout_s: float | None = None
     _sent: dict[int, int] = field(default_factory=dict)
 
@@ -186,14 +189,10 @@ class MaskedGathering:
     nodes : sequence of int
     size : int
         P, coordinates of the sum.
-    promise : Promise
-        What an earlier attempt at the round, in this process or in one before, was bound to.
     """
 
-    def __init__(
-        self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int, promise: Promise
-    ) -> None:
-        self._exchanges, self._signed, self._nodes, self._promise = exchanges, signed, list(nodes), promise
+    def __init__(self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int) -> None:
+        self._exchanges, self._signed, self._nodes = exchanges, signed, list(nodes)
         order = exchanges.order
         self._attempt = Attempt(order.run_id, order.attempt)
         self._sum = SecureSum(signed.context, order.plan.survivors, exchanges.admission.identities, size)
@@ -202,7 +201,7 @@ class MaskedGathering:
         """Exchanges 1 and 2, and the requests of exchange 3."""
         exchanges, attempt = self._exchanges, self._attempt
         offers = exchanges.ask(dict.fromkeys(self._nodes, KeysRequest(self._signed)), KeyOffer)
-        offers = {node: offer for node, offer in offers.items() if self._promise.allows(offer.name)}
+        offers = {node: offer for node, offer in offers.items() if exchanges.promise.allows(offer.name)}
         roster = self._sum.roster(offers.values())
         shares = {node: SharesRequest(attempt, roster, exchanges.receipt(node)) for node in self._live(offers)}
         outboxes = exchanges.ask(shares, Outbox)
@@ -214,7 +213,7 @@ class MaskedGathering:
         exchanges, attempt = self._exchanges, self._attempt
         updates = exchanges.read(replies, Contribution)
         survivors = self._sum.survivors({c.name: c.update.values for c in updates.values()})
-        self._promise.make(exchanges.order.round, survivors.names)
+        exchanges.promise.make(survivors.names)
         exchanges.countersign({c.name: c.head for c in updates.values()})
         ask = ConsentRequest(attempt, survivors)
         consents = exchanges.ask(dict.fromkeys(self._live(updates), ask), Consent)
@@ -237,13 +236,9 @@ class BareGathering:
     nodes : sequence of int
     size : int
         P, coordinates of the sum.
-    promise : Promise
-        None is made: nothing is opened.
     """
 
-    def __init__(
-        self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int, promise: Promise
-    ) -> None:
+    def __init__(self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int) -> None:
         self._exchanges, self._signed, self._nodes, self._size = exchanges, signed, list(nodes), size
 
     def requests(self, models: Models) -> dict[int, Request]:

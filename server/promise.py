@@ -34,7 +34,7 @@ class Promise:
     """
 
     def __init__(self, folder: Path, run_id: str, round_: int) -> None:
-        self._file, self._run_id = folder / PROMISE_FILE, run_id
+        self._file, self._run_id, self._round = folder / PROMISE_FILE, run_id, round_
         self._names: frozenset[str] | None = None
         try:
             told = json.loads(self._file.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ class Promise:
         """Whether a partner may take part in this attempt."""
         return self._names is None or name in self._names
 
-    def make(self, round_: int, names: Collection[str]) -> None:
+    def make(self, names: Collection[str]) -> None:
         """Bind the round to these survivors, durably.
 
         Raises
@@ -61,4 +61,4 @@ class Promise:
             missing = len(self._names - frozenset(names))
             raise CohortTooSmallError(f"Expected the survivors of the first attempt, {missing} are missing.")
         self._names = frozenset(names)
-        write_json(self._file, {"run_id": self._run_id, "round": round_, "survivors": sorted(names)})
+        write_json(self._file, {"run_id": self._run_id, "round": self._round, "survivors": sorted(names)})

@@ -17,14 +17,11 @@ def run(
 ) -> None:
     """Keep the coordinator running: SuperLink, public gate, operator's page, and the run until it is complete."""
     import asyncio
-    import os
     from dataclasses import replace
 
     from server.coordinator import PATIENCE, Coordinator
     from shared.logs import Log, take_over
-    from shared.watched import CALM
 
-    os.environ.update(CALM)
     patience = replace(PATIENCE, gather_s=gather_s, exchange_s=exchange_s, grace_s=grace_s)
     log = Log(process="server")
     take_over(log)

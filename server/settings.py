@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.errors import ConfigError
 from shared.federation_bundle import Address
 from shared.files import write_bytes
+from shared.settings_file import read_toml, settings_of
 
 SERVER_FILE = "server.toml"
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -49,16 +48,8 @@ class ServerSettings(BaseModel):
             If there is none, or a key in it is not what was expected.
         """
         file = home / SERVER_FILE
-        try:
-            return cls.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise ConfigError(f"{home}: no {SERVER_FILE}. Expected a folder that `veilrec server init` made.") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{file}: {where}: {first['msg']}.") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{file}: cannot be read ({type(error).__name__}). Expected TOML in UTF-8.") from None
+        absent = f"{home}: no {SERVER_FILE}. Expected a folder that `veilrec server init` made."
+        return settings_of(cls, read_toml(file, absent), file)
 
     def write(self, home: Path) -> None:
         """Replace ``server.toml``."""

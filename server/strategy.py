@@ -133,11 +133,12 @@ class VeilrecStrategy(Strategy):
         self._awaited = len(nodes)
         order = self._order(number)
         signed = SignedPlan(order.text(), self._admission.key.sign(ROUND_PLAN, order.text().encode()))
-        timeout_s = self._patience.exchange_s
-        exchanges = Exchanges(order, grid, self._admission, self._receipts, self._names, timeout_s)
         promise = Promise(self._store.folder, self.run.run_id, number)
+        exchanges = Exchanges(
+            order, grid, self._admission, self._receipts, self._names, promise, self._patience.exchange_s
+        )
         kind = MaskedGathering if self.run.plan.masked else BareGathering
-        self._gathering = kind(exchanges, signed, nodes, self._expected_size(order.stage), promise)
+        self._gathering = kind(exchanges, signed, nodes, self._expected_size(order.stage))
         parameters = self._parameters  # one copy for all
         models = {node: self._model(order.stage, node, parameters) for node in nodes}
         return self._packed(exchanges, self._gathering.requests(models))

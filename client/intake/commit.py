@@ -21,12 +21,10 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from client.data.ingest import INTERACTIONS_FILE, ITEMS_FILE
-from client.premises import Premises
+from client.premises import AGENT_LOCK, Premises
 from shared.errors import ConfigError, DataError, IntegrityError
-from shared.files import write_bytes
+from shared.files import sync_folder, write_bytes
 
-AGENT_LOCK = "agent.lock"
-"""`client.agent.LOCK_FILE`, which is not imported from there: it would load torch."""
 AGENT_WAIT_S = 300.0
 INTAKE_WAIT_S = 10.0
 BLOCK = 1 << 20
@@ -146,10 +144,10 @@ def commit(place: IntakeFolder, names: Collection[str], *, wait_s: float = AGENT
     for target in targets.values():
         _settle(staged(target), target)
     for folder in {target.parent for target in targets.values()}:
-        sync(folder)
+        sync_folder(folder)
     with agent_waiting(place.premises.folder, wait_s):
         write_bytes(place.record, json.dumps(sorted(targets)).encode())
-        sync(place.folder)
+        sync_folder(place.folder)
         _finish(place, targets)
 
 
@@ -223,15 +221,6 @@ def digest_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def sync(folder: Path) -> None:
-    """Make names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _discard(place: IntakeFolder) -> None:
     """Take away what was staged and never recorded."""
     for target in place.targets().values():
@@ -246,9 +235,9 @@ def _finish(place: IntakeFolder, targets: dict[str, Path]) -> None:
         if staged(target).exists():  # else it was renamed before the crash
             staged(target).replace(target)
     for folder in {target.parent for target in targets.values()}:
-        sync(folder)
+        sync_folder(folder)
     place.record.unlink()
-    sync(place.folder)
+    sync_folder(place.folder)
 
 
 def _settle(fresh: Path, target: Path) -> None:

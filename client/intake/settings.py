@@ -29,15 +29,15 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from client.data.formats.columns import ColumnMapping
 from shared.errors import ConfigError
+from shared.settings_file import read_toml, settings_of
 
 INTAKE_FILE = "intake.toml"
 DURATION = re.compile(r"(\d{1,6}) ?([smhd])")
@@ -170,25 +170,7 @@ class IntakeSettings(_Strict):
             If it is not there although `required`, or a key in it is not what was expected.
         """
         file = folder / INTAKE_FILE
-        try:
-            told = tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            if required:
-                raise ConfigError(f"{file}: Expected a file that says where rows come from, there is none.") from None
-            told = {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: Expected TOML in UTF-8 ({type(error).__name__}).") from None
-        except (ValueError, RecursionError):
-            raise ConfigError(f"{file}: Expected TOML.") from None  # a parser may quote a line with a password
-        try:
-            return cls.model_validate(told)
-        except ValidationError as error:
-            raise ConfigError(f"{file}: {_first(error)}") from None
-
-
-def _first(error: ValidationError) -> str:
-    """The first wrong key; never the value, which may be a URL in the wrong place."""
-    first = min(error.errors(include_url=False, include_input=False), key=lambda one: one["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{where}: {what}." if where else f"{what}."
+        if not required and not file.exists():
+            return cls()
+        absent = f"{file}: Expected a file that says where rows come from, there is none."
+        return settings_of(cls, read_toml(file, absent), file)

@@ -20,19 +20,6 @@ _CURVE = ec.SECP384R1
 _PURPOSE = b"veilrec/v1/node-enrolment\0"
 
 
-def load_node_key(
-    path: Path, passphrase: Passphrase | None = None
-) -> tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]:
-    """Both halves of the key in `path`, as Flower's Fleet connection takes them.
-
-    Raises
-    ------
-    ConfigError, DataError
-        As `NodeKey.load`.
-    """
-    return NodeKey.load(path, passphrase).pair
-
-
 def check_node_key(text: str) -> None:
     """Refuse a text that is not a P-384 public key in the one spelling of `NodeKey.public_text`.
 

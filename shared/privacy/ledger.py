@@ -27,6 +27,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from shared.errors import LedgerError, VeilrecError
+from shared.files import sync_folder
 from shared.hazmat.signing import Pin, SigningKey
 from shared.privacy.ledger_entries import (
     Body,
@@ -88,7 +89,7 @@ class Ledger:
         with self._locked() as file:
             if self._state.genesis is None:
                 self._append(file, Genesis(ledger_id or secrets.token_hex(16), identity.public.text))
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
 
     def declare(
         self, run_id: str, plan: PrivacyPlan, epsilon: float | None, max_epsilon: float, max_delta: float
@@ -372,12 +373,3 @@ def _read_all(file: int) -> bytes:
         parts.append(part)
         offset += len(part)
     return b"".join(parts)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A file that was just made is only durable once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,11 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from client.agent import LOCK_FILE, PartnerAgent, agent_for
+from client.agent import PartnerAgent, agent_for
 from client.app import partner_folder
 from client.data.ingest import RawData, write
 from client.policy import Policy, RealPolicy
-from client.premises import IDENTITY_FILE, Premises, write_partner
+from client.premises import AGENT_LOCK, IDENTITY_FILE, Premises, write_partner
 from server.admission import Admission
 from shared.config import (
     DEFAULT_BASE,
@@ -123,7 +123,7 @@ class Practice:
     def _files(self) -> list[Path]:
         """All files but the cache of text vectors, which any reading may fill, and the agent's lock, which is empty."""
         found = [path for path in sorted(self.base.rglob("*")) if path.is_file()]
-        return [path for path in found if not path.name.startswith("cache") and path.name != LOCK_FILE]
+        return [path for path in found if not path.name.startswith("cache") and path.name != AGENT_LOCK]
 
     def _is_session(self, path: Path) -> bool:
         parts = path.relative_to(self.base).parts

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from client.data.ingest import INTERACTIONS_FILE, ITEMS_FILE, RawData, write
@@ -115,21 +114,6 @@ kept = {name: os.environ[name] for name in names if name in os.environ}
 os.execve(sys.executable, [sys.executable, *sys.argv[3:]], kept)
 """
 """Python, as another user, in none of one's own groups and with the named part of one's environment."""
-
-
-@contextmanager
-def two_users() -> Iterator[tuple[str, str]]:
-    """Two new users of the operating system, one for agents and one for nodes; removed afterwards."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: agent and node have to be two users of the operating system")
-    names = (f"vr-a-{secrets.token_hex(4)}", f"vr-n-{secrets.token_hex(4)}")
-    try:
-        for name in names:
-            subprocess.run(["useradd", "--system", "--no-create-home", name], check=True, capture_output=True)
-        yield names
-    finally:
-        for name in names:
-            subprocess.run(["userdel", name], check=False, capture_output=True)
 
 
 @dataclass

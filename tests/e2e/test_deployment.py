@@ -8,7 +8,6 @@ compared; everything else is as on real premises.
 from __future__ import annotations
 
 import os
-import pwd
 import random
 import signal
 import subprocess
@@ -16,12 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from open_python import python_for_all
+from open_python import python_for_all, two_users
 
 from client.app import app as client_app
 from server.app import run_federation
@@ -36,7 +34,6 @@ from simulations.workspace import Workspace
 pytestmark = pytest.mark.e2e
 PARTNERS, ROUNDS, KILLS_SEED = 4, 20, 3
 AGENT, NODE, SUPERLINK = "partner_process agent", "partner_process node", "bin/flower-superlink"
-USERS = ("veilrec-test-agent", "veilrec-test-node")
 TIMEOUT_S = 600.0
 CONFIG = RunConfig(
     model=ModelConfig(adapted_layers=1, lora_rank=2, lora_alpha=4, head_rank=2, max_events=8),
@@ -53,14 +50,8 @@ def users() -> Iterator[tuple[str, str] | None]:
     if os.geteuid() != 0:
         yield None
         return
-    for name in USERS:
-        with suppress(KeyError):
-            pwd.getpwnam(name)
-            continue
-        subprocess.run(["useradd", "--system", "--no-create-home", name], check=True, capture_output=True)
-    yield USERS
-    for name in USERS:
-        subprocess.run(["userdel", name], check=False, capture_output=True)
+    with two_users() as names:
+        yield names
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +101,7 @@ def test_a_federation_whose_processes_are_killed_ends_as_an_undisturbed_one(
         assert_as_undisturbed(deployment, undisturbed)
         assert_ledgers_agree(deployment, parts)
         if users is not None:
-            assert_the_node_reads_nothing(deployment)
+            assert_the_node_reads_nothing(deployment, users)
 
 
 def assert_as_undisturbed(deployment: Deployment, undisturbed: Checkpoint) -> None:
@@ -132,15 +123,15 @@ def assert_ledgers_agree(deployment: Deployment, parts: Path) -> None:
         assert (disturbed.runs, disturbed.spent) == (alone.runs, alone.spent)
 
 
-def assert_the_node_reads_nothing(deployment: Deployment) -> None:
+def assert_the_node_reads_nothing(deployment: Deployment, users: tuple[str, str]) -> None:
     """The agent's user can read its things, so that the node's user is refused for what it is."""
     folder = deployment.folder(deployment.names[0])
     things = [folder / name for name in ("identity.key", "pseudonym.key", "partner.toml", "ledger.jsonl")]
     things += [*(folder / "data").glob("*"), *(folder / "runs").rglob("*.json")]
     read = {}
-    for user in USERS:
+    for user in users:
         read[user] = [bool(_shown(thing, user)) for thing in things]
-    assert read == {USERS[0]: [True] * len(things), USERS[1]: [False] * len(things)}
+    assert read == {users[0]: [True] * len(things), users[1]: [False] * len(things)}
 
 
 def _shown(path: Path, user: str) -> bytes:

@@ -29,10 +29,10 @@ import sys
 from pathlib import Path
 from httpx import HTTPStatusError
 from flwr.supernode.fleet_http_connection import http_request_response
-from shared.hazmat.node_keys import load_node_key
+from shared.hazmat.node_keys import NodeKey
 
 address, authority, key = sys.argv[1:]
-pair = load_node_key(Path(key))
+pair = NodeKey.load(Path(key)).pair
 try:
     with http_request_response(address, False, Path(authority).read_bytes(), pair, max_retries=0) as connection:
         print(connection[0], flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,8 +18,8 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
-from hostile_setting import CARELESS, CONFIG, PADDING, SECRET, VICTIM, Hostile, given, soon, two_users
-from open_python import python_for_all
+from hostile_setting import CARELESS, CONFIG, PADDING, SECRET, VICTIM, Hostile, given, soon
+from open_python import python_for_all, two_users
 from plunder import SHUT
 
 from client.agent_service import LARGEST_MESSAGE
@@ -27,7 +28,10 @@ from shared.enrolment import installed_version
 from shared.hazmat.signing import SigningKey
 from shared.wire_frames import from_frame, pack_error, to_frame
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: agent and node have to be two users"),
+]
 JUNK = to_frame(pack_error("Anything"))
 MIB = 2**20
 WAYS = 24

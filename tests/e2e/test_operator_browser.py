@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import sys
 import threading
@@ -57,22 +56,10 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coo
         thread.join(30)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on PATH: the page needs a real browser to be tested")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser: Browser, coordinator: Coordinator) -> Iterator[Visit]:
+def visit(chromium: Browser, coordinator: Coordinator) -> Iterator[Visit]:
     """A visit to the page; nothing of it may leave the coordinator, or be complained of."""
-    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    page = chromium.new_page(viewport={"width": 1300, "height": 900})
     page.set_default_timeout(TIMEOUT_MS)
     visit = Visit(page)
     visit.watch()
@@ -131,8 +118,8 @@ def test_the_keyboard_reaches_the_status_first(visit: Visit) -> None:
     assert visit.page.url.endswith("#work")
 
 
-def test_without_javascript_the_tables_are_there(browser: Browser, coordinator: Coordinator) -> None:
-    context = browser.new_context(java_script_enabled=False)
+def test_without_javascript_the_tables_are_there(chromium: Browser, coordinator: Coordinator) -> None:
+    context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(coordinator.address)
     assert page.get_by_role("rowheader", name="anna").is_visible()

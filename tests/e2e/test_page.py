@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pytest
 from page_setting import Shop, Visit, make_shop, serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Route
+    from playwright.sync_api import Browser, BrowserContext, Route
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -37,16 +36,9 @@ def address(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
+def browser(chromium: Browser) -> Iterator[BrowserContext]:
     """One browser for all visits; each has a tab, and so a session, of its own."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on PATH: the page needs a real browser to be tested")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser.new_context(viewport={"width": 1440, "height": 900})
-        browser.close()
+    yield chromium.new_context(viewport={"width": 1440, "height": 900})
 
 
 @pytest.fixture

@@ -230,10 +230,10 @@ class Federation:
         """One attempt at a round, with all partners, as the strategy does it."""
         order, nodes = self.order(number), list(self.grid.get_node_ids())
         signed = SignedPlan(order.text(), self.admission.key.sign(ROUND_PLAN, order.text().encode()))
-        exchanges = Exchanges(order, self.grid, self.admission, self.receipts, self.names)
-        kind = MaskedGathering if order.plan.masked else BareGathering
         promise = Promise(self.root / "checkpoints", order.run_id, number)
-        gathering = kind(exchanges, signed, nodes, self.size, promise)
+        exchanges = Exchanges(order, self.grid, self.admission, self.receipts, self.names, promise)
+        kind = MaskedGathering if order.plan.masked else BareGathering
+        gathering = kind(exchanges, signed, nodes, self.size)
         requests = gathering.requests(dict.fromkeys(nodes, self.model))
         contents = {node: pack_request(request) for node, request in requests.items()}
         return gathering.finish(self.grid.send_and_receive(exchanges.messages(contents)))

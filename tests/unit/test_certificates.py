@@ -24,7 +24,7 @@ from shared.hazmat.certificates import (
     read_certificate,
 )
 from shared.hazmat.key_files import Passphrase, memory_copy
-from shared.hazmat.node_keys import NodeKey, check_node_key, load_node_key, superlink_form, verify_node
+from shared.hazmat.node_keys import NodeKey, check_node_key, superlink_form, verify_node
 from shared.hazmat.signing import SigningKey
 
 PASSPHRASE = Passphrase(b"a passphrase of some length")
@@ -152,7 +152,7 @@ def test_a_node_key_has_the_forms_that_flower_reads(tmp_path: Path) -> None:
 
     made = NodeKey.load_or_create(tmp_path / "node.key", PASSPHRASE)
     assert made.public_text.startswith("ecdsa-sha2-nistp384 ")
-    secret, public = load_node_key(tmp_path / "node.key", PASSPHRASE)
+    secret, public = NodeKey.load(tmp_path / "node.key", PASSPHRASE).pair
     assert uses_nist_ec_curve(public) and secret.public_key() == public
     assert superlink_form(made.public_text) == public_key_to_bytes(public)
     assert bytes_to_public_key(superlink_form(made.public_text)) == public

@@ -114,7 +114,7 @@ def test_an_app_has_one_hash_wherever_it_is_built(tmp_path: Path, federation: En
 
 def test_settings_that_are_wrong_name_the_key(federation: Enrolled) -> None:
     file = federation.home / "server.toml"
-    for text, told in (("address = 3", "address"), ('address = "a:1"\nmore = 1', "more"), ("[", "cannot be read")):
+    for text, told in (("address = 3", "address"), ('address = "a:1"\nmore = 1', "more"), ("[", "Expected TOML")):
         file.write_text(text)
         with pytest.raises(ConfigError, match=told):
             ServerSettings.open(federation.home)

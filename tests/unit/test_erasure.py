@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 from client.data.pseudonyms import PseudonymKey
 from client.data.text_cache import TextCache
 from client.intake import commands
-from client.intake.commit import AGENT_LOCK, data_version, digest_of
+from client.intake.commit import data_version, digest_of
 from client.intake.erasure import erase
 from client.intake.importing import retain
 from client.intake.receipts import PURPOSE, verify_receipt
 from client.intake.state import IntakeState
 from client.intake.suppression import key_of, mark_of
 from client.learner import Learner
-from client.premises import Premises
+from client.premises import AGENT_LOCK, Premises
 from client.ranking.store import EventStore
 from shared.config import ModelConfig
 from shared.errors import ConfigError, DataError, IntegrityError, InvalidSignatureError, SchemaError

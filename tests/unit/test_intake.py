@@ -16,11 +16,11 @@ from intake_setting import DAY, NOW, Shop, open_shop, row
 
 from client.intake import pieces, traces
 from client.intake.commands import watch_sources
-from client.intake.commit import AGENT_LOCK, data_version
+from client.intake.commit import data_version
 from client.intake.importing import due_in, import_once, retain
 from client.intake.settings import IntakeSettings
 from client.intake.state import IntakeState
-from client.premises import Premises
+from client.premises import AGENT_LOCK, Premises
 from shared.errors import ConfigError, IntegrityError
 
 
@@ -29,11 +29,10 @@ def shop(tmp_path: Path) -> Shop:
     return open_shop(tmp_path / "partner")
 
 
-def test_names_that_are_not_imported_are_those_of_the_others() -> None:
-    from client.agent import LOCK_FILE
+def test_a_name_that_is_not_imported_is_that_of_the_other() -> None:
     from client.ranking.personal_files import PERSONAL_FOLDER
 
-    assert (AGENT_LOCK, traces.PERSONAL_FOLDER) == (LOCK_FILE, PERSONAL_FOLDER)
+    assert traces.PERSONAL_FOLDER == PERSONAL_FOLDER
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl"])

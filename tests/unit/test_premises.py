@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.policy import Policy, RealPolicy
-from client.premises import IDENTITY_FILE, PARTNER_FILE, Premises, _parse, write_partner
+from client.premises import IDENTITY_FILE, PARTNER_FILE, Premises, _settings, write_partner
 from shared.config import DEFAULT_BASE
 from shared.errors import ConfigError, DataError
 from shared.hazmat.signing import SigningKey
+from shared.settings_file import parse_toml
 
 Tree = dict[str, Any]
 OWN = SigningKey.generate()
@@ -193,7 +194,7 @@ LINES = ["simulated = true", 'name = "p"', "[policy]", "[peers]", "max_epsilon =
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(LINES), max_size=6).map("\n".join)))
 def test_any_text_is_a_partner_or_a_wrong_setting(text: str) -> None:
     try:
-        told = _parse(text, Path(PARTNER_FILE))
+        told = _settings(parse_toml(text, Path(PARTNER_FILE)), Path(PARTNER_FILE))
     except ConfigError:
         return
     # Without keys that peers and server could have, only simulated data can have been described.
