@@ -96,7 +96,7 @@ async def _keep(folder: Path, device: str, users: Users, log: Log) -> None:
     agent_argv = python("client.partner_process", AGENT, str(folder), device)
     node_argv = python("client.partner_process", NODE, str(folder / NODE_FOLDER))
     if users.agent is None or users.node is None:
-        agent, node = Command(AGENT, agent_argv), Command(NODE, node_argv)
+        agent, node = Command(AGENT, agent_argv, place=str(folder)), Command(NODE, node_argv, place=str(folder))
     else:
         separate(folder, users.agent, users.node)
         handed = _socket_for(folder, users.node)
@@ -155,7 +155,7 @@ def agent_command(folder: Path, argv: Sequence[str], user: str, handed: socket.s
     if copy is not None:
         told[PASSPHRASE_VARIABLE] = f"/proc/self/fd/{copy}"
         handles.append(copy)
-    return Command(AGENT, argv, told, handles, user)
+    return Command(AGENT, argv, told, handles, str(folder), user)
 
 
 def node_command(folder: Path, argv: Sequence[str], user: str) -> Command:
@@ -170,7 +170,7 @@ def node_command(folder: Path, argv: Sequence[str], user: str) -> Command:
             refresh_copy(handle, file)
 
     told = {"HOME": str(folder / NODE_FOLDER), NODE_KEY_HANDLE: str(handle)}
-    return Command(NODE, argv, told, (handle,), user, FOR_NODES, renew)
+    return Command(NODE, argv, told, (handle,), str(folder), user, FOR_NODES, renew)
 
 
 def _socket_for(folder: Path, node: str) -> socket.socket:

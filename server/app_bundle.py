@@ -16,11 +16,6 @@ from shared.files import write_bytes
 
 APP = "app"
 _PACKAGE = "veilrec_app"
-_SERVER = b"""from server.app import app as app
-from shared.launched import die_with_parent
-
-die_with_parent()  # Flower leaves it behind, where it would hold the run's lock for ever
-"""
 
 
 def build_app(home: Path) -> str:
@@ -43,7 +38,7 @@ def _files() -> dict[str, bytes]:
     return {
         "pyproject.toml": tomli_w.dumps(_project()).encode(),
         f"{_PACKAGE}/__init__.py": b'"""Veilrec as a Flower app: all code is in the installed package."""\n',
-        f"{_PACKAGE}/server.py": _SERVER,
+        f"{_PACKAGE}/server.py": b"from server.app import app as app\n",
         f"{_PACKAGE}/client.py": b"from client.app import app as app\n",
     }
 

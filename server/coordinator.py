@@ -204,7 +204,7 @@ class Coordinator:
         ]  # fmt: skip
         path = f"{program.parent}:/usr/bin:/bin"  # Flower finds its own programs by name
         environment = {"FLWR_HOME": str(home / "superlink" / "flwr-home"), "PATH": path}
-        return Command("superlink", argv, environment, (self._tls_key,))
+        return Command("superlink", argv, environment, (self._tls_key,), str(home))
 
     def _served(self, app: Starlette, *, secure: bool) -> uvicorn.Server:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")

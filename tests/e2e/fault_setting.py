@@ -96,6 +96,16 @@ class Faulty(Deployment):
                     found.append(int(folder.name))
         return found
 
+    def left(self) -> list[str]:
+        """The coordinator's processes by their command lines and states, for whoever asks why."""
+        told = []
+        for pid in self.of_coordinator():
+            with suppress(OSError):
+                folder = Path("/proc") / str(pid)
+                state = folder.joinpath("stat").read_text().rsplit(")", 1)[1].split()[:4]
+                told.append(f"{pid} {state} {folder.joinpath('cmdline').read_bytes().decode()[:120]!r}")
+        return told
+
     @property
     def address(self) -> str:
         """``HOST:PORT`` of the gate."""

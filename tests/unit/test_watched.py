@@ -115,6 +115,30 @@ def test_it_ends_with_its_watcher_and_so_does_what_it_started(tmp_path: Path) ->
     asyncio.run(until(lambda: not alive(number(file))))  # the kernel takes a moment to end it
 
 
+def test_what_it_started_in_a_session_of_its_own_ends_with_it_too(tmp_path: Path) -> None:
+    """As a SuperLink starts what runs the rounds: no signal to a group reaches that."""
+    file = tmp_path / "child"
+    watched = Watched(shell(f"setsid sh -c 'echo $$ > {file}; exec sleep 60' & wait"), Log(None))
+    asyncio.run(kept(watched, lambda: number(file) > 0))
+    asyncio.run(until(lambda: not alive(number(file))))
+
+
+def test_what_a_watcher_that_was_killed_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    """Of the same command for the same folder, and of no other."""
+    files = [tmp_path / "left", tmp_path / "others"]
+    lefts = [
+        subprocess.Popen(["sh", "-c", f"echo $$ > {file}; exec sleep 60"], env={**os.environ, module.MARK: mark})
+        for file, mark in zip(files, (f"x {tmp_path}", f"x {tmp_path}-other"), strict=True)
+    ]
+    asyncio.run(until(lambda: all(number(file) > 0 for file in files)))
+    watched = Watched(Command("x", SLEEPS, place=str(tmp_path)), Log(None))
+    asyncio.run(kept(watched, lambda: watched.pid is not None))
+    assert [alive(left.pid) for left in lefts] == [False, True]
+    for left in lefts:
+        left.kill()
+        left.wait()
+
+
 def test_one_that_takes_no_notice_of_a_signal_is_killed(tmp_path: Path) -> None:
     file = tmp_path / "child"
     script = f"trap '' TERM; (trap '' TERM; echo $$ > {file}; while :; do sleep 0.05; done)"
