@@ -15,7 +15,7 @@ from server.checkpoint import Checkpoint, CheckpointStore
 from server.optimizer import ServerState
 from server.patience import SIMULATED, Patience
 from server.prompt_grid import PromptGrid
-from server.receipts import ReceiptBook
+from server.receipts import RECEIPTS_FILE, ReceiptBook
 from server.release import ReleaseBook
 from server.strategy import Observer, Run, VeilrecStrategy
 from shared.adapter import flatten_parameters, load_parameters, save_release
@@ -30,7 +30,6 @@ from shared.privacy.accounting import build_plan, epsilon_spent
 from shared.schema import Catalogue
 
 app = ServerApp()
-RECEIPTS_FILE = "receipts.json"
 LOCK_S = 60.0
 
 

@@ -51,8 +51,9 @@ def restore(
     ] = False,
 ) -> None:
     """Put a backup back. The coordinator must not run. No receipt and no release is forgotten that is there."""
-    from server.home_facts import RECEIPTS_FILE, RELEASES_FILE
     from server.monitor import CoordinatorMonitor
+    from server.receipts import RECEIPTS_FILE
+    from server.release import RELEASES_FILE
     from shared.backup import restore_archive
     from shared.errors import ConfigError
 

@@ -32,7 +32,7 @@ from server.partners import PARTNERS_FILE, Registry
 from server.patience import Patience
 from server.registry import sync_nodes
 from server.runs import start_run, state_of
-from server.settings import ServerSettings
+from server.settings import RUN, ServerSettings
 from shared.errors import ConfigError, ProtocolError, VeilrecError
 from shared.hazmat.key_files import memory_copy
 from shared.hazmat.node_keys import superlink_form
@@ -45,7 +45,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 600.0
 """Before a run that failed is submitted again."""
 PATIENCE = Patience(gather_s=600.0, exchange_s=120.0, grace_s=60.0, attempts=5)
 """Of an on-premise federation, where partners come late and are started again."""
-RUN_OUT = "run"
 LOOPBACK = "127.0.0.1"
 T = TypeVar("T")
 
@@ -127,7 +126,7 @@ class Coordinator:
     async def _one_try(self) -> bool:
         settings = {
             "data-root": str(self._home),
-            "out": str(self._home / RUN_OUT),
+            "out": str(self._home / RUN),
             "patience": json.dumps({k: v for k, v in asdict(self._patience).items() if v not in (None, float("inf"))}),
         }
         link = self._settings.superlink
@@ -155,7 +154,7 @@ class Coordinator:
         raise AssertionError
 
     def _rounds(self) -> int:
-        lines = self._home / RUN_OUT / "rounds.jsonl"
+        lines = self._home / RUN / "rounds.jsonl"
         return len(lines.read_bytes().splitlines()) if lines.exists() else 0
 
     # --- what goes on beside it -----------------------------------------------------------------------

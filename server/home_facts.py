@@ -19,6 +19,11 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
+from server.attempts import ATTEMPTS_FILE
+from server.partners import PARTNERS_FILE
+from server.receipts import RECEIPTS_FILE
+from server.release import RELEASES_FILE
+from server.settings import RUN
 from shared.config import RunConfig, parse_config
 from shared.errors import VeilrecError
 from shared.hazmat.certificates import certificate_facts
@@ -27,8 +32,7 @@ from shared.status_words import family_of
 
 T = TypeVar("T")
 
-RUN, STATUS_FILE, ATTEMPTS_FILE = "run", "status.json", "attempts.jsonl"
-PARTNERS_FILE, RECEIPTS_FILE, RELEASES_FILE = "partners.json", "receipts.json", "releases.json"
+STATUS_FILE = "status.json"
 CERTIFICATES = {"tls": "tls.crt", "ca": "ca.crt"}
 DATABASE = "superlink/state.db"
 ABSENT, UNREADABLE = "not there yet", "cannot be read"

@@ -20,8 +20,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from server.home_facts import RUN, STATUS_FILE, HomeFacts, planned_epsilon, planned_rounds, with_nodes
+from server.home_facts import STATUS_FILE, HomeFacts, planned_epsilon, planned_rounds, with_nodes
 from server.metric_families import StatusFamilies
+from server.settings import RUN
 from shared.files import write_json
 from shared.status_words import OTHER, family_of
 

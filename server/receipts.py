@@ -15,6 +15,8 @@ from shared.files import write_json
 from shared.hazmat.signing import SigningKey
 from shared.privacy.ledger import LedgerHead, Receipt, sign_receipt
 
+RECEIPTS_FILE = "receipts.json"
+
 
 class ReceiptBook:
     """Receipts by partner, in one file for all runs.

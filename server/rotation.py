@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from server.admission import SERVER_KEY_FILE
-from server.app import RECEIPTS_FILE
 from server.enrolment import BUNDLE, NEXT_KEY_FILE, enroll, key_passphrase, locked
+from server.receipts import RECEIPTS_FILE
 from shared.errors import ConfigError, DataError
 from shared.federation_bundle import Bundle, read_bundle
 from shared.files import write_json

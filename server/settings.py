@@ -12,7 +12,8 @@ from shared.federation_bundle import Address
 from shared.files import write_bytes
 from shared.settings_file import read_toml, settings_of
 
-SERVER_FILE = "server.toml"
+SERVER_FILE, RUN = "server.toml", "run"
+"""Its settings, and the folder of its run."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 

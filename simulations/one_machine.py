@@ -21,9 +21,8 @@ from typing import Any
 from client.data.ingest import INTERACTIONS_FILE
 from client.enrolment import init_partner, join
 from client.premises import PARTNER_FILE
-from server.coordinator import RUN_OUT
 from server.enrolment import enroll, init_home
-from server.settings import ServerSettings
+from server.settings import RUN, ServerSettings
 from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.files import write_json
@@ -126,7 +125,7 @@ class Deployment:
     @property
     def run(self) -> Path:
         """The run folder."""
-        return self.home / RUN_OUT
+        return self.home / RUN
 
     def folder(self, name: str) -> Path:
         """A partner's."""
