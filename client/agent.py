@@ -7,6 +7,8 @@ before it is reserved, and nothing is sent that was not released.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,12 +17,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from client.audit_canaries import CanarySeed, commitment_of
 from client.learner import Learner
+from client.masking_rules import check_bucket
 from client.policy import Facts, check
-from client.premises import AGENT_LOCK, Premises
+from client.premises import AGENT_LOCK, RUNS, Premises
 from client.privatize import leave_bare, mask
 from client.run_folder import RoundState, RunFolder
 from client.secure_sum import MaskingSession
+from shared.buckets import own_bucket
 from shared.errors import (
     AdapterMismatchError,
     ConfigError,
@@ -36,6 +41,7 @@ from shared.model.prior import CollaborativePrior
 from shared.model.weights import find_base
 from shared.privacy.accounting import build_plan, epsilon_spent
 from shared.privacy.ledger import Ledger, Receipt, Reservation
+from shared.privacy.ledger_entries import Commitment
 from shared.privacy.plan import PrivacyPlan
 from shared.requests import (
     Answer,
@@ -51,8 +57,6 @@ from shared.requests import (
     SumRequest,
 )
 from shared.wire import parse_plan
-
-RUNS = "runs"
 
 
 class PartnerAgent:
@@ -125,6 +129,8 @@ class PartnerAgent:
             self._check_receipt(request.receipt)
             if len(request.roster.offers) > order.plan.partners:
                 raise UnmaskError(f"Expected members <= partners={order.plan.partners} of the plan, got more.")
+            if order.plan.buckets > 1:
+                check_bucket(request.roster, self._bucket(order))
             return session.share(request.roster)
 
     def _sum(self, request: SumRequest) -> Contribution:
@@ -168,6 +174,7 @@ class PartnerAgent:
         check(policy, Facts(self.premises.simulated, len(self.premises.peers), epsilon, self._digest_of(order)), order)
         if order.catalogue_digest != self.learner.catalogue.digest:
             raise AdapterMismatchError("Expected the catalogue of the federation: digests differ.")
+        self.learner.check_canaries(order)
         state = self._folder(order.run_id).state()
         if state is not None and order.attempt in state.attempts:
             raise ReplayError(f"Expected a new attempt at round {order.round}, this one was made before.")
@@ -179,10 +186,11 @@ class PartnerAgent:
         folder = self._folder(order.run_id)
         prior = self._starting_point(folder, order, model)
         self.ledger.declare(order.run_id, order.plan, self._epsilon(order.plan), *self._limits)
+        canary_seed = self._canary_seed(order)
         self.ledger.reserve(self._reservation(order))
         released = self.ledger.released(order.run_id, order.round)
         if released is not None:
-            kept = folder.kept_sum(order.request, released)
+            kept = folder.kept_sum(self._kept_for(order), released)
             if kept is None:
                 raise LedgerError(f"Expected the noised sum of round {order.round}, which was released, to be kept.")
             return kept
@@ -190,10 +198,26 @@ class PartnerAgent:
         if prior is None or model.parameters is None:
             noised = self.learner.noised_statistics(order, secret=secret)
         else:
-            noised = self.learner.noised_gradients(order, model.parameters, prior, secret=secret)
-        self.ledger.release(order.run_id, order.round, folder.keep_sum(order.request, noised))
+            noised = self.learner.noised_gradients(
+                order, model.parameters, prior, secret=secret, canary_seed=canary_seed
+            )
+        self.ledger.release(order.run_id, order.round, folder.keep_sum(self._kept_for(order), noised))
         folder.forget_secret()
         return noised
+
+    def _canary_seed(self, order: RoundPlan) -> bytes | None:
+        """The seed of the run's audit canaries: kept first, then committed to, then used; None where there are none."""
+        if order.stage == "prior" or not order.plan.canaries:
+            return None
+        file, run = CanarySeed(self.premises.folder / RUNS / order.run_id), self.ledger.run(order.run_id)
+        if run is not None and run.audit is not None:
+            return file.read(run.audit.commitment)
+        seed = file.kept()  # a crash may have come between file and ledger
+        if seed is None:
+            seed = self.learner.canary_seed(order)
+            file.keep(seed)
+        self.ledger.commit(Commitment(order.run_id, order.plan.canaries, commitment_of(seed)))
+        return seed
 
     def _starting_point(self, folder: RunFolder, order: RoundPlan, model: Model) -> CollaborativePrior | None:
         """The prior of a training round, once the model is known to be the one of the plan; None for the prior's."""
@@ -225,6 +249,17 @@ class PartnerAgent:
 
     def _reservation(self, order: RoundPlan) -> Reservation:
         return Reservation.of(order.plan, order.run_id, order.round, order.stage, order.request)
+
+    def _bucket(self, order: RoundPlan) -> tuple[str, ...]:
+        """The partners whom this one's sum of a round may meet, itself included, whatever the coordinator says."""
+        plan, names = order.plan, self.premises.peers
+        return own_bucket(order.run_id, order.round, names, plan.buckets, self.premises.name)
+
+    def _kept_for(self, order: RoundPlan) -> str:
+        """What a noised sum is kept for: the request, and with buckets these members: not for others, pinned since."""
+        if order.plan.buckets == 1:
+            return order.request
+        return hashlib.sha256(json.dumps([order.request, self._bucket(order)]).encode()).hexdigest()
 
     def _begin(self, order: RoundPlan, signed: SignedPlan, session: bytes | None) -> None:
         """Remember an attempt: it will not be begun again."""

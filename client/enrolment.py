@@ -215,6 +215,7 @@ def shortfalls(federation: Federation, policy: Policy, partners: int) -> list[st
         (privacy.mode in policy.modes, f"mode={privacy.mode} not in modes"),
         (fed.survivors >= policy.min_cohort, f"quorum={fed.survivors} below min_cohort={policy.min_cohort}"),
         (privacy.colluders >= policy.min_colluders, f"colluders={privacy.colluders} below {policy.min_colluders}"),
+        (fed.buckets <= policy.max_buckets, f"buckets={fed.buckets} above max_buckets={policy.max_buckets}"),
         (fed.partners <= partners, f"partners={fed.partners} of whom {partners} are enrolled"),
     ]
     return [words for holds, words in told if not holds]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.audit_canaries import SEED_BYTES, add_canaries, canary_names
 from client.batches import BatchMaker
 from client.data.histories import build_histories
 from client.data.ingest import RawData, read
@@ -22,7 +23,7 @@ from client.workbench import Workbench, open_workbench
 from shared.adapter import load_parameters
 from shared.catalogue import build_catalogue
 from shared.config import ModelConfig, PriorConfig, RunConfig
-from shared.errors import AdapterMismatchError
+from shared.errors import AdapterMismatchError, PolicyViolationError
 from shared.hazmat.randomness import Randomness, randomness_for
 from shared.messages import ClippedSum, NoisedSum, RoundPlan
 from shared.model.behaviour import EventBatch
@@ -30,6 +31,7 @@ from shared.model.prior import CollaborativePrior, effective_kind
 from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.model.weights import choose_device, has_fast_bf16
 from shared.privacy.lattice import LARGEST_VECTOR
+from shared.privacy.plan import PrivacyPlan
 from shared.schema import Catalogue, Histories
 
 Vector = NDArray[np.float32]
@@ -104,15 +106,39 @@ class Learner:
                 f"Expected {size} parameters of size <= {LARGEST_PARAMETER:g}, got shape={parameters.shape}."
             )
 
+    def check_canaries(self, order: RoundPlan) -> None:
+        """Refuse more audit canaries than the model tells apart, before anything is paid for them.
+
+        Raises
+        ------
+        PolicyViolationError
+        """
+        if order.plan.canaries:
+            order.plan.check_canaries(self.workbench(order.config.model, order.config.seed or 0).gradients.size)
+
+    def canary_seed(self, order: RoundPlan) -> bytes:
+        """A new seed for the audit canaries of a run: of the system, but for a simulation that names a seed."""
+        source = self._randomness(order, self.premises.name, None)
+        return source.read(SEED_BYTES, f"{order.run_id}/canaries")
+
     def noised_statistics(self, order: RoundPlan, *, secret: bytes | None = None) -> NoisedSum:
         """The prior's sum over all users, with the partner's share of the noise, drawn from a round's `secret`."""
         source = self._randomness(order, self.premises.name, secret)
         return add_noise_share(self._statistics(order), order.plan, "prior", source, f"{order.run_id}/{order.round}")
 
     def noised_gradients(
-        self, order: RoundPlan, parameters: Vector, prior: CollaborativePrior, *, secret: bytes | None = None
+        self,
+        order: RoundPlan,
+        parameters: Vector,
+        prior: CollaborativePrior,
+        *,
+        secret: bytes | None = None,
+        canary_seed: bytes | None = None,
     ) -> NoisedSum:
-        """Sample, clip, sum, noise; in ``local`` mode several times, each step from where the last one ended."""
+        """Sample, clip, sum, noise; in ``local`` mode several times, each step from where the last one ended.
+
+        Where the plan has audit canaries, those of `canary_seed` are in each sum before it is rounded and noised.
+        """
         config, plan = order.config, order.plan
         bench = self.workbench(config.model, config.seed or 0)
         maker, logits = self.batch_maker(config.model, config.seed or 0), self._logits(prior, config.prior, bench)
@@ -134,6 +160,8 @@ class Learner:
                 clipped = bench.gradients.clipped_sum(
                     batches, bench.catalogue, logits, plan.partner_clip_norm, bf16=bf16
                 )
+            if plan.canaries:
+                clipped = _with_canaries(clipped, plan, canary_seed, source, f"{order.run_id}/{at}")
             steps.append(add_noise_share(clipped, plan, "train", source, f"{order.run_id}/{at}"))
             mean = steps[-1].values * (plan.step("train") * config.federation.partners / plan.normaliser)
             here -= config.training.local_learning_rate * mean
@@ -172,3 +200,13 @@ class Learner:
         if self.premises.simulated:
             return PseudonymKey.derive(0)
         return PseudonymKey.load_or_create(self.premises.folder / "pseudonym.key")
+
+
+def _with_canaries(
+    clipped: ClippedSum, plan: PrivacyPlan, seed: bytes | None, source: Randomness, context: str
+) -> ClippedSum:
+    """The plan's audit canaries in a step's sum, each with the probability with which any user takes part."""
+    if seed is None:
+        raise PolicyViolationError("Expected the seed of the audit canaries that the plan has.")
+    taken = sample_users(canary_names(plan), plan, source, f"{context}/canaries")
+    return add_canaries(clipped, plan, seed, taken.tolist())

@@ -6,7 +6,7 @@ cohort and all identities held by the partner. None of them returns a verdict: t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -66,6 +66,21 @@ def check_roster(roster: Roster, own: KeyOffer, context: bytes, peers: Mapping[s
         if offer != own:
             statement = offer_statement(context, offer.name, offer.sealing_key, offer.mask_key)
             peers[offer.name].verify(OFFER, statement, offer.signature)
+
+
+def check_bucket(roster: Roster, bucket: Collection[str]) -> None:
+    """Round 1, with buckets: nobody from another bucket than this partner's, which it has worked out itself.
+
+    In every attempt at the round its one noised sum then meets the same partners, so that the threshold within the
+    bucket is enough for it to be opened once.
+
+    Raises
+    ------
+    UnmaskError
+    """
+    foreign = set(roster.names) - set(bucket)
+    if foreign:
+        raise UnmaskError(f"Expected members of the own bucket alone, got {len(foreign)} of another.")
 
 
 def check_vector(ring: NDArray[np.uint32]) -> None:

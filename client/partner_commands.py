@@ -43,6 +43,7 @@ def join(
     max_delta: Annotated[float | None, typer.Option(help="The partner's own limit over all runs.")] = None,
     min_cohort: Annotated[int | None, typer.Option(help="The least partners in a sum.")] = None,
     min_colluders: Annotated[int | None, typer.Option(help="Partners against whom the noise must hold.")] = None,
+    max_buckets: Annotated[int | None, typer.Option(help="Sums that a round may be split into.")] = None,
 ) -> None:
     """Pin the keys of a federation, or of its next bundle, after the fingerprint was compared by voice."""
     from client.enrolment import join as take
@@ -52,6 +53,7 @@ def join(
         "max_delta": max_delta,
         "min_cohort": min_cohort,
         "min_colluders": min_colluders,
+        "max_buckets": max_buckets,
     }
     floor: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     confirm = _ask if sys.stdin.isatty() else None

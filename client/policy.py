@@ -14,11 +14,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from shared.buckets import largest_bucket
 from shared.config import DEFAULT_BASE
 from shared.errors import PolicyViolationError, VeilrecError
 from shared.hazmat.signing import Pin, PinnedKeys, VerifyKey, pin
 from shared.messages import RoundPlan
-from shared.privacy.plan import Mode
+from shared.privacy.plan import Mode, PrivacyPlan
 
 UNLIMITED = sys.maxsize
 SMALLEST_COHORT = 3
@@ -64,12 +65,15 @@ class Policy(BaseModel):
         Over all runs on the partner's data, at user level; the plan of one run must fit in it too.
     max_delta : float
     min_cohort : int
-        The least partners in a sum whose shares of noise add up (mode ``distributed``).
+        The least partners in a sum whose shares of noise add up (mode ``distributed``): with buckets, in each of them.
     min_colluders : int
         The least partners against whom the noise must hold although they know their own shares of it (mode
         ``distributed``). Every partner knows its own share, so that 0 bounds only what outsiders learn.
     min_partners_per_user : int
         The least number of partners at which the plan must take one person to be known.
+    max_buckets : int
+        The most sums that a round may be split into. Epsilon is the same, but a partner's own total hides among
+        fewer others, and other ones in every round. Real data: 1, unless it says otherwise.
     modes : tuple of {"distributed", "local", "none"}
     max_rounds : int
         Training rounds of a run.
@@ -79,6 +83,8 @@ class Policy(BaseModel):
         The largest adapter.
     max_events, max_history, max_microbatch : int
         The most that is computed at once: a round that runs out of memory tells something about the data.
+    allow_audit_canaries : bool
+        Whether a plan may have the partner add audit canaries to its sums.
     server_key : Pin or None
         The coordinator's, pinned; two keys while it changes its own.
     """
@@ -90,6 +96,7 @@ class Policy(BaseModel):
     min_cohort: Annotated[int, Field(ge=1)] = 1
     min_colluders: Limit = 0
     min_partners_per_user: Annotated[int, Field(ge=1)] = 1
+    max_buckets: Annotated[int, Field(ge=1)] = UNLIMITED
     modes: Modes = ("distributed", "local", "none")
     max_rounds: Limit = UNLIMITED
     bases: Bases | None = None
@@ -100,6 +107,7 @@ class Policy(BaseModel):
     max_events: Limit = UNLIMITED
     max_history: Limit = UNLIMITED
     max_microbatch: Limit = UNLIMITED
+    allow_audit_canaries: bool = True
     server_key: PinnedKey | None = None
 
 
@@ -109,6 +117,7 @@ class RealPolicy(Policy):
     max_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     max_delta: Annotated[float, Field(gt=0, lt=1)]
     min_cohort: Annotated[int, Field(ge=SMALLEST_COHORT)]
+    max_buckets: Annotated[int, Field(ge=1)] = 1
     modes: RealModes = ("distributed", "local")
     max_rounds: Limit = 200
     bases: Bases = (DEFAULT_BASE,)
@@ -119,6 +128,7 @@ class RealPolicy(Policy):
     max_events: Limit = 200
     max_history: Limit = 5000
     max_microbatch: Limit = 512
+    allow_audit_canaries: bool = False
     server_key: PinnedKey
 
 
@@ -188,8 +198,11 @@ def _rules(policy: Policy, facts: Facts, asked: RoundPlan) -> list[Rule]:
         _most("epsilon", math.inf if facts.epsilon is None else facts.epsilon, policy.max_epsilon),
         _most("delta", plan.delta, policy.max_delta),
         _least("survivors", plan.survivors, policy.min_cohort if shared else 1),
-        # Of all that are pinned, not of those that the plan names: else one sum could be opened in several cohorts.
-        _least("survivors", plan.survivors, (facts.peers + plan.colluders) // 2 + 1 if plan.masked else 1),
+        # Of all whom a sum may meet, not of those that the plan names: else it could be opened in several cohorts.
+        _least("survivors", plan.survivors, (_meets(facts, plan) + plan.colluders) // 2 + 1 if plan.masked else 1),
+        _most("buckets", plan.buckets, policy.max_buckets),
+        # All who are pinned are dealt out: with another number the largest bucket would not be the plan's.
+        _least("partners", plan.partners, 1 if plan.buckets == 1 else facts.peers),
         _least("colluders", plan.colluders, policy.min_colluders if shared else 0),
         _least("partners_per_user", plan.partners_per_user, policy.min_partners_per_user),
         _most("partners", plan.partners, UNLIMITED if facts.simulated and not facts.peers else facts.peers),
@@ -209,7 +222,13 @@ def _rules(policy: Policy, facts: Facts, asked: RoundPlan) -> list[Rule]:
         _most("model.max_events", model.max_events, policy.max_events),
         _most("model.max_history", model.max_history, policy.max_history),
         _most("training.microbatch", asked.config.training.microbatch, policy.max_microbatch),
+        _most("audit.canaries", plan.canaries, UNLIMITED if policy.allow_audit_canaries else 0),
     ]
+
+
+def _meets(facts: Facts, plan: PrivacyPlan) -> int:
+    """Partners with whom one sum of this partner may share a roster, in all attempts at a round together."""
+    return largest_bucket(facts.peers, plan.buckets)
 
 
 # Every comparison is one that not-a-number fails.

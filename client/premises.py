@@ -22,6 +22,8 @@ from shared.settings_file import parse_toml, read_toml, settings_of
 
 PARTNER_FILE = "partner.toml"
 IDENTITY_FILE, LEDGER_FILE = "identity.key", "ledger.jsonl"
+RUNS = "runs"
+"""The folder of what is kept of runs."""
 AGENT_LOCK = "agent.lock"
 """Held over every answer of the agent, and by whoever changes the partner's files."""
 

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from client.agent import RUNS, PartnerAgent
+from client.agent import PartnerAgent
 from client.answer_book import AnswerBook, Asked
 from client.door import refusal_of
 from client.intake.commit import data_version, stamp_of
-from client.premises import PARTNER_FILE, Premises
+from client.premises import PARTNER_FILE, RUNS, Premises
 from shared.requests import (
     BareRequest,
     ConsentRequest,

@@ -11,13 +11,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from server.admission import Admission
 from server.attempts import ATTEMPTS_FILE, Attempts
+from server.audit_sum import with_audit_sum
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.optimizer import ServerState
 from server.patience import SIMULATED, Patience
 from server.prompt_grid import PromptGrid
 from server.receipts import RECEIPTS_FILE, ReceiptBook
 from server.release import ReleaseBook
-from server.strategy import Observer, Run, VeilrecStrategy
+from server.strategy import Observer, Run, VeilrecStrategy, Witness
+from server.transcript import TRANSCRIPTS, TranscriptBook
 from shared.adapter import flatten_parameters, load_parameters, save_release
 from shared.catalogue import read_catalogue
 from shared.config import RunConfig, load_config, parse_config
@@ -43,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     config = _read_config(str(settings.get("config", "")), Path(root) / "config.json")
     catalogue = read_catalogue(Path(root) / "items.parquet")
     patience = Patience.from_text(str(settings.get("patience", "")))
-    prompt = PromptGrid(grid, enough=config.federation.survivors, grace_s=patience.grace_s)
+    prompt = PromptGrid(grid, enough=config.federation.least, grace_s=patience.grace_s)
     out = Path(str(settings.get("out", "veilrec-run")))
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / "run.lock", timeout=LOCK_S):  # the process of an earlier try may still be ending
@@ -58,6 +60,7 @@ def run_federation(
     home: Path,
     observer: Observer | None = None,
     patience: Patience = SIMULATED,
+    witness: Witness | None = None,
 ) -> Checkpoint:
     """Do the rounds that are left and release the adapter; the same on every engine.
 
@@ -66,7 +69,8 @@ def run_federation(
     grid : Grid
         Flower's way to the partners: in-process, Ray or a SuperLink.
     out : Path
-        The run folder: ``config.json``, ``rounds.jsonl``, ``checkpoints/``, ``adapter/``.
+        The run folder: ``config.json``, ``rounds.jsonl``, ``checkpoints/``, ``transcripts/``, ``adapter/``,
+        and ``audit/sum.safetensors`` where the plan has audit canaries.
     home : Path
         The coordinator's own folder, the same for all runs: ``server.key``, ``identities.json``, ``receipts.json``,
         ``releases.json``.
@@ -74,6 +78,8 @@ def run_federation(
         Called with each round's record.
     patience : Patience
         How long it waits and how often it asks again.
+    witness : callable, optional
+        Is shown the opened sums of every round.
 
     Returns
     -------
@@ -99,7 +105,9 @@ def run_federation(
     receipts = ReceiptBook(home / RECEIPTS_FILE)
     admission = Admission.open(home)
     attempts = Attempts(out / ATTEMPTS_FILE, patience)
-    strategy = VeilrecStrategy(run, checkpoint, store, admission, receipts, observe, patience)
+    transcripts = TranscriptBook(out / TRANSCRIPTS, admission.key)
+    witness = with_audit_sum(witness, out, run.run_id, run.plan, len(checkpoint.state.parameters))
+    strategy = VeilrecStrategy(run, checkpoint, store, admission, receipts, observe, patience, transcripts, witness)
     while strategy.rounds_left > 0:
         try:
             strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)

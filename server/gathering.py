@@ -1,4 +1,4 @@
-"""One round's sum: the exchanges with the partners, masked or not.
+"""One round's sum, or the sums of its buckets: the exchanges with the partners, masked or not.
 
 A partner that does not answer an exchange, or refuses it, is out of the round; with fewer than the quorum
 the round fails and nothing is opened.
@@ -6,7 +6,7 @@ the round fails and nothing is opened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -16,10 +16,13 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server.admission import Admission
+from server.combine import BucketSum
 from server.promise import Promise
 from server.receipts import ReceiptBook
 from server.secure_sum import SecureSum
-from shared.errors import CohortTooSmallError, ProtocolError
+from server.transcript import SumTranscript
+from shared.buckets import assign, least_sums
+from shared.errors import CohortTooSmallError, ConfigError, ProtocolError, UnmaskError
 from shared.exchange import Consent, KeyOffer, Opening, Outbox
 from shared.hazmat.fixed_point import from_ring
 from shared.messages import RoundPlan, SignedPlan
@@ -41,6 +44,7 @@ from shared.wire_answers import error_name, unpack_answer
 from shared.wire_frames import ERROR
 
 A = TypeVar("A", KeyOffer, Outbox, Contribution, Consent, Opening)
+T = TypeVar("T")
 Models = Mapping[int, Model]
 """What each node is told of the model, by node."""
 
@@ -61,6 +65,10 @@ class Gathered:
         The most that one partner sent in this round.
     losses : tuple of float
         Only in mode ``none``.
+    sums : tuple of SumTranscript
+        What is public of each sum of the round.
+    buckets : tuple of BucketSum
+        The sums that were opened, where the round has several; `total` is then their plain sum.
     """
 
     total: NDArray[np.int64]
@@ -68,6 +76,8 @@ class Gathered:
     answered: tuple[int, ...]
     bytes_up: int
     losses: tuple[float, ...] = ()
+    sums: tuple[SumTranscript, ...] = ()
+    buckets: tuple[BucketSum, ...] = ()
 
 
 class Gathering(Protocol):
@@ -159,7 +169,8 @@ class Exchanges:
             if self.names.setdefault(node, answer.name) == answer.name:
                 answered.add(node)
                 yield node, answer
-        needed = self.order.plan.survivors
+        plan = self.order.plan
+        needed = plan.survivors * least_sums(plan.buckets)
         if len(answered) < needed and refusals:
             raise ProtocolError(f"Expected answers >= {needed}, partners refused with {', '.join(sorted(refusals))}.")
         if len(answered) < needed:
@@ -179,8 +190,60 @@ class Exchanges:
         self.receipts.add(heads, self.admission.key)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the secure sums of a round: over all partners, or over a bucket's `members`."""
+
+    number: int
+    members: frozenset[str]
+    promise: Promise
+    sum_: SecureSum
+
+    def shares(self, exchanges: Exchanges, attempt: Attempt, offers: Mapping[int, KeyOffer]) -> dict[int, Request]:
+        offers = {node: offer for node, offer in self._own(offers).items() if self.promise.allows(offer.name)}
+        roster = self.sum_.roster(offers.values())
+        return {node: SharesRequest(attempt, roster, exchanges.receipt(node)) for node in self._live(offers)}
+
+    def sums(self, attempt: Attempt, outboxes: Mapping[int, Outbox], models: Models) -> dict[int, Request]:
+        outboxes = self._own(outboxes)
+        inboxes = self.sum_.inboxes(outboxes.values())
+        return {node: SumRequest(attempt, inboxes[outboxes[node].name], models[node]) for node in self._live(outboxes)}
+
+    def consents(self, attempt: Attempt, updates: Mapping[int, Contribution]) -> dict[int, Request]:
+        updates = self._own(updates)
+        survivors = self.sum_.survivors({c.name: c.update.values for c in updates.values()})
+        self.promise.make(survivors.names)
+        return dict.fromkeys(self._live(updates), ConsentRequest(attempt, survivors))
+
+    def openings(self, attempt: Attempt, consents: Mapping[int, Consent]) -> dict[int, Request]:
+        consents = self._own(consents)
+        agreed = self.sum_.consents(consents.values())
+        return dict.fromkeys(self._live(consents), OpenRequest(attempt, agreed))
+
+    def opened(self, openings: Mapping[int, Opening], updates: Mapping[int, Contribution]) -> _Opened:
+        total = self.sum_.open(self._own(openings).values())
+        told = self.sum_.transcript({c.name: c.head for c in self._own(updates).values()}, total)
+        return _Opened(BucketSum(self.number, total, len(told.survivors)), told)
+
+    def _own(self, answers: Mapping[int, A]) -> dict[int, A]:
+        return {node: answer for node, answer in answers.items() if answer.name in self.members}
+
+    def _live(self, answers: Mapping[int, A]) -> list[int]:
+        return [node for node, answer in answers.items() if answer.name in self.sum_.live]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    bucket: BucketSum
+    transcript: SumTranscript
+
+
 class MaskedGathering:
-    """The five exchanges of a secure sum (`shared.exchange`).
+    """The five exchanges of a secure sum (`shared.exchange`), or those of all buckets' sums at once.
+
+    Every exchange asks the nodes of all buckets together. A bucket with too few answers, or whose shares do not fit
+    together, is out of the round; with fewer than `LEAST_BUCKETS` of several the round fails, as it does without the
+    one sum where there are no buckets.
 
     Parameters
     ----------
@@ -189,41 +252,75 @@ class MaskedGathering:
     nodes : sequence of int
     size : int
         P, coordinates of the sum.
+
+    Raises
+    ------
+    ConfigError
+        If the plan has buckets for another number of partners than are registered.
     """
 
     def __init__(self, exchanges: Exchanges, signed: SignedPlan, nodes: Iterable[int], size: int) -> None:
         self._exchanges, self._signed, self._nodes = exchanges, signed, list(nodes)
         order = exchanges.order
         self._attempt = Attempt(order.run_id, order.attempt)
-        self._sum = SecureSum(signed.context, order.plan.survivors, exchanges.admission.identities, size)
+        self._parts = _parts(exchanges, signed, size)
 
     def requests(self, models: Models) -> dict[int, Request]:
         """Exchanges 1 and 2, and the requests of exchange 3."""
         exchanges, attempt = self._exchanges, self._attempt
         offers = exchanges.ask(dict.fromkeys(self._nodes, KeysRequest(self._signed)), KeyOffer)
-        offers = {node: offer for node, offer in offers.items() if exchanges.promise.allows(offer.name)}
-        roster = self._sum.roster(offers.values())
-        shares = {node: SharesRequest(attempt, roster, exchanges.receipt(node)) for node in self._live(offers)}
+        shares = self._in_all(lambda part: part.shares(exchanges, attempt, offers))
         outboxes = exchanges.ask(shares, Outbox)
-        inboxes = self._sum.inboxes(outboxes.values())
-        return {node: SumRequest(attempt, inboxes[outboxes[node].name], models[node]) for node in self._live(outboxes)}
+        return self._in_all(lambda part: part.sums(attempt, outboxes, models))
 
     def finish(self, replies: Iterable[Message]) -> Gathered:
-        """Add up what came in exchange 3, and open the sum with exchanges 4 and 5."""
+        """Add up what came in exchange 3, and open the sums with exchanges 4 and 5."""
         exchanges, attempt = self._exchanges, self._attempt
         updates = exchanges.read(replies, Contribution)
-        survivors = self._sum.survivors({c.name: c.update.values for c in updates.values()})
-        exchanges.promise.make(survivors.names)
+        asked = self._in_all(lambda part: part.consents(attempt, updates))
         exchanges.countersign({c.name: c.head for c in updates.values()})
-        ask = ConsentRequest(attempt, survivors)
-        consents = exchanges.ask(dict.fromkeys(self._live(updates), ask), Consent)
-        agreed = OpenRequest(attempt, self._sum.consents(consents.values()))
-        openings = exchanges.ask(dict.fromkeys(self._live(consents), agreed), Opening)
-        total = self._sum.open(openings.values())
-        return Gathered(total, len(survivors.names), tuple(updates), exchanges.most_sent, _losses(updates))
+        consents = exchanges.ask(asked, Consent)
+        openings = exchanges.ask(self._in_all(lambda part: part.openings(attempt, consents)), Opening)
+        opened: dict[int, _Opened] = self._in_all(lambda part: {part.number: part.opened(openings, updates)})
+        buckets = tuple(each.bucket for each in opened.values())
+        return Gathered(
+            total=np.sum([bucket.total for bucket in buckets], axis=0),
+            partners=sum(bucket.partners for bucket in buckets),
+            answered=tuple(updates),
+            bytes_up=exchanges.most_sent,
+            losses=_losses(updates),
+            sums=tuple(each.transcript for each in opened.values()),
+            buckets=buckets if exchanges.order.plan.buckets > 1 else (),
+        )
 
-    def _live(self, answers: Mapping[int, A]) -> list[int]:
-        return [node for node, answer in answers.items() if answer.name in self._sum.live]
+    def _in_all(self, step: Callable[[_Part], dict[int, T]]) -> dict[int, T]:
+        """Take a step in every sum that is left. One that fails is out of the round; too few are the round's end."""
+        done: dict[int, T] = {}
+        parts, failed = [], None
+        for part in self._parts:
+            try:
+                done |= step(part)
+                parts.append(part)
+            except (CohortTooSmallError, UnmaskError) as error:
+                failed = error
+        least = least_sums(self._exchanges.order.plan.buckets)
+        self._parts = parts
+        if len(parts) < least:
+            raise failed or CohortTooSmallError(f"Expected at least {least} sums of a round, got {len(parts)}.")
+        return done
+
+
+def _parts(exchanges: Exchanges, signed: SignedPlan, size: int) -> list[_Part]:
+    """A sum over all partners, or one a bucket."""
+    plan, order, identities = exchanges.order.plan, exchanges.order, exchanges.admission.identities
+    if plan.buckets > 1 and len(identities) != plan.partners:
+        raise ConfigError(f"Expected as many registered partners as federation.partners={plan.partners} with buckets.")
+    parts = []
+    for number, members in enumerate(assign(order.run_id, order.round, identities, plan.buckets)):
+        promise = exchanges.promise if plan.buckets == 1 else exchanges.promise.of_bucket(number)
+        sum_ = SecureSum(signed.context, plan.survivors, {name: identities[name] for name in members}, size)
+        parts.append(_Part(number, frozenset(members), promise, sum_))
+    return parts
 
 
 class BareGathering:
@@ -264,7 +361,8 @@ class BareGathering:
             heads[contribution.name], losses[node] = contribution.head, contribution.update.loss
         self._exchanges.countersign(heads)
         told = tuple(loss for _, loss in sorted(losses.items()) if loss is not None)
-        return Gathered(total, len(losses), tuple(sorted(losses)), self._exchanges.most_sent, told)
+        sums = (SumTranscript.bare(heads, total),)
+        return Gathered(total, len(losses), tuple(sorted(losses)), self._exchanges.most_sent, told, sums)
 
 
 def _losses(updates: Mapping[int, Contribution]) -> tuple[float, ...]:

@@ -226,6 +226,6 @@ def _run_of(facts: HomeFacts) -> dict[str, Any]:
         "epsilon": last.get("epsilon", 0.0),
         "epsilon_planned": None if config is None else planned_epsilon(config),
         "delta": None if config is None else config.privacy.delta,
-        "quorum": None if config is None else config.federation.survivors,
+        "quorum": None if config is None else config.federation.least,
         "rounds": rounds,
     }

@@ -13,11 +13,11 @@ from pathlib import Path
 from shared.errors import CheckpointError, CohortTooSmallError
 from shared.files import write_json
 
-PROMISE_FILE = "promise.json"
+PROMISE_FILE, BUCKET_PROMISE_FILE = "promise.json", "promise-{}.json"
 
 
 class Promise:
-    """The survivors of one round of one run, kept on the disk before any partner is asked to consent.
+    """The survivors of one sum of one round of one run, kept on the disk before any partner is asked to consent.
 
     Parameters
     ----------
@@ -26,6 +26,8 @@ class Promise:
     run_id : str
     round_ : int
         The round that is attempted now; a promise of another one binds nobody any more.
+    file : str
+        Its name: every bucket of a round has a promise of its own (`of_bucket`).
 
     Raises
     ------
@@ -33,8 +35,8 @@ class Promise:
         If the file is not what was written.
     """
 
-    def __init__(self, folder: Path, run_id: str, round_: int) -> None:
-        self._file, self._run_id, self._round = folder / PROMISE_FILE, run_id, round_
+    def __init__(self, folder: Path, run_id: str, round_: int, file: str = PROMISE_FILE) -> None:
+        self._file, self._run_id, self._round = folder / file, run_id, round_
         self._names: frozenset[str] | None = None
         try:
             told = json.loads(self._file.read_text(encoding="utf-8"))
@@ -44,6 +46,10 @@ class Promise:
             pass
         except (OSError, KeyError, TypeError, ValueError):
             raise CheckpointError(f"{self._file}: Expected the survivors of a round.") from None
+
+    def of_bucket(self, number: int) -> Promise:
+        """That of one of several sums of the same round: one that cannot be had again ends its bucket alone."""
+        return Promise(self._file.parent, self._run_id, self._round, BUCKET_PROMISE_FILE.format(number))
 
     def allows(self, name: str) -> bool:
         """Whether a partner may take part in this attempt."""

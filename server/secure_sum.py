@@ -21,6 +21,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
+from server.transcript import SumTranscript, total_digest
 from shared.errors import CohortTooSmallError, InvalidSignatureError, ProtocolError, ReplayError, UnmaskError
 from shared.exchange import (
     CONSENT,
@@ -46,6 +47,7 @@ from shared.hazmat.masking import add_mask
 from shared.hazmat.randomness import SystemRandomness
 from shared.hazmat.shamir import SHARE_BYTES, combine
 from shared.hazmat.signing import Pin
+from shared.privacy.ledger_heads import LedgerHead
 
 SEALED_BYTES = NONCE_BYTES + 2 * SHARE_BYTES + TAG_BYTES
 """The two shares that one partner seals for another."""
@@ -87,6 +89,7 @@ class SecureSum:
         self._shared: frozenset[str] = frozenset()
         self._delivered: set[str] = set()
         self._survivors = Survivors(())
+        self._consents: tuple[Consent, ...] = ()
 
     @property
     def live(self) -> tuple[str, ...]:
@@ -181,8 +184,9 @@ class SecureSum:
                     self._identities[consent.name].verify(CONSENT, statement, consent.signature)
                     valid[consent.name] = consent
         self._go_on(valid)
+        self._consents = tuple(valid[name] for name in self._live)
         # A partner needs t of them, and verifies each: more would only cost it time.
-        return Consents(tuple(valid[name] for name in self._live[: self._threshold]))
+        return Consents(self._consents[: self._threshold])
 
     def open(self, openings: Iterable[Opening]) -> NDArray[np.int64]:
         """Round 4, Unmasking: take all masks off the sum, int64, shape ``(P,)``.
@@ -208,6 +212,13 @@ class SecureSum:
         for name in dropped:
             self._take_pair_masks_off(name, {places[o.name]: o.mask_keys[name] for o in valid.values()})
         return from_ring(self._total)
+
+    def transcript(self, heads: Mapping[str, LedgerHead], total: NDArray[np.int64]) -> SumTranscript:
+        """What is public of a sum that was opened as `total`; `heads` are the ledger entries that paid, by name."""
+        names = self._survivors.names
+        roster = tuple(self._offers[name] for name in sorted(self._offers))
+        paid = {name: heads[name] for name in names}
+        return SumTranscript(True, roster, names, self._consents, paid, total_digest(total))
 
     def _begin(self, step: str) -> None:
         """Take a step in its turn, once; one that fails ends the sum."""

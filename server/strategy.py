@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from server.admission import Admission
 from server.checkpoint import Checkpoint, CheckpointStore
+from server.combine import combined, described
 from server.gathering import BareGathering, Exchanges, Gathered, Gathering, MaskedGathering
 from server.optimizer import apply_mean_gradient
 from server.patience import SIMULATED, Patience
 from server.promise import Promise
 from server.receipts import ReceiptBook
+from server.transcript import TranscriptBook
 from shared.config import RunConfig
 from shared.errors import CohortTooSmallError, ProtocolError
 from shared.messages import ROUND_PLAN, RoundPlan, SignedPlan, model_digest
@@ -36,6 +38,8 @@ from shared.requests import Model, Request
 from shared.wire import pack_request, payload_bytes
 
 Observer = Callable[[dict[str, Any]], None]
+Witness = Callable[[int, Stage, Gathered], None]
+"""Is shown the opened sums of every round, by its number and stage: an audit that re-runs a training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,9 @@ class VeilrecStrategy(Strategy):
     observer : callable
         Called with the record of each round (a line of ``rounds.jsonl``) once its checkpoint is safe.
     patience : Patience
+    transcripts : TranscriptBook, optional
+        Keeps what is public of each round's sums.
+    witness : callable, optional
     """
 
     def __init__(
@@ -98,11 +105,14 @@ class VeilrecStrategy(Strategy):
         receipts: ReceiptBook,
         observer: Observer,
         patience: Patience = SIMULATED,
+        transcripts: TranscriptBook | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.run = run
         self.checkpoint = checkpoint
         self._store, self._admission, self._receipts, self._observer = store, admission, receipts, observer
-        self._patience = patience
+        self._patience, self._transcripts, self._witness = patience, transcripts, witness
+        self._signed: SignedPlan | None = None
         self._offset = checkpoint.round
         self._names: dict[int, str] = {}
         self._told_prior: set[int] = set()
@@ -133,6 +143,7 @@ class VeilrecStrategy(Strategy):
         self._awaited = len(nodes)
         order = self._order(number)
         signed = SignedPlan(order.text(), self._admission.key.sign(ROUND_PLAN, order.text().encode()))
+        self._signed = signed
         promise = Promise(self._store.folder, self.run.run_id, number)
         exchanges = Exchanges(
             order, grid, self._admission, self._receipts, self._names, promise, self._patience.exchange_s
@@ -149,14 +160,18 @@ class VeilrecStrategy(Strategy):
         """Open the sum and apply it; too few answers end the run, and nothing is released."""
         number = self._offset + server_round
         stage = self.run.stage(number)
-        if self._gathering is None:
+        if self._gathering is None or self._signed is None:
             raise ProtocolError("Expected requests before answers.")
         gathered = self._gathering.finish(replies)
+        if self._witness is not None:
+            self._witness(number, stage, gathered)
         if stage == "train":  # whoever did not answer may not have heard it either
             self._told_prior |= set(gathered.answered)
         apply = self._apply_prior if stage == "prior" else self._apply_update
         record = self._record(number, stage, gathered) | apply(gathered)
         record["seconds"] = time.monotonic() - self._began
+        if self._transcripts is not None:
+            self._transcripts.keep(number, self._signed, gathered.sums, record)
         self.checkpoint = replace(self.checkpoint, round=number, records=[*self.checkpoint.records, record])
         self._store.save(self.checkpoint)
         self._observer(record)
@@ -236,10 +251,13 @@ class VeilrecStrategy(Strategy):
     def _in_units(self, stage: Stage, gathered: Gathered) -> tuple[NDArray[np.float64], float]:
         """The sum in units of the clip norm's scale, and the standard deviation of one release's noise in it."""
         plan, step = self.run.plan, self.run.plan.step(stage)
+        if gathered.buckets:
+            return combined(gathered.buckets, plan, stage, self.run.config.federation.combine)
         stddev = step * math.sqrt(gathered.partners * plan.share_variance(stage, len(gathered.total)))
         return step * gathered.total.astype(np.float64), stddev
 
     def _record(self, number: int, stage: Stage, gathered: Gathered) -> dict[str, Any]:
+        buckets = {"buckets": described(gathered.buckets, self.run.plan, stage)} if gathered.buckets else {}
         return {
             "round": number,
             "stage": stage,
@@ -247,6 +265,7 @@ class VeilrecStrategy(Strategy):
             "bytes_up": gathered.bytes_up,
             "bytes_down": self._bytes_down,
             "epsilon": self.run.epsilon_after(number),
+            **buckets,
         }
 
 
@@ -265,7 +284,7 @@ def wait_for_nodes(
     CohortTooSmallError
         If there are fewer than the quorum in time.
     """
-    quorum = config.federation.survivors
+    quorum = config.federation.least
     wanted = max(quorum, config.federation.partners if awaited is None else awaited)
     deadline = time.monotonic() + (patience.gather_s or config.federation.timeout_s)
     until = math.inf

@@ -7,11 +7,21 @@ partner's data.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from shared.buckets import LEAST_BUCKETS, largest_bucket, least_sums, smallest_bucket, why_not
 from shared.errors import ConfigError
+from shared.exchange import SMALLEST_COHORT
 
 DEFAULT_BASE = "all-MiniLM-L6-v2"
 
@@ -206,17 +216,36 @@ class FederationConfig(_Tree):
     ----------
     partners : int
     quorum : int
-        The answers that a round needs; 0 means all partners.
+        The answers that a sum needs: with buckets, that of each bucket. 0 means all partners, or as many as the
+        smallest bucket has.
     timeout_s : float
     secure_sum : bool
         Mask every partner's sum, so that the coordinator sees the total alone. Needs three partners;
         in ``distributed`` mode real data never leave without it.
+    buckets : int
+        Sums that a round is split into (`shared.buckets`): 1, or at least three, of at least three partners each.
+        Every bucket's sum is opened and has all of the plan's noise, so that the total has about that many times as
+        much variance.
+    combine : str
+        What the coordinator makes of the buckets' sums: their plain ``sum``, or, coordinate by coordinate, their
+        ``median`` or ``trimmed_mean``, which a minority of poisoned buckets moves little.
     """
 
     partners: Positive = 4
     quorum: Annotated[int, Field(ge=0)] = 0
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     secure_sum: bool = True
+    buckets: Positive = 1
+    combine: Literal["sum", "median", "trimmed_mean"] = "sum"
+
+    @model_serializer(mode="wrap")
+    def _told(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run without buckets keeps the text, and so the id, that it had before there were any.
+        told: dict[str, Any] = write(self)
+        if self.buckets == 1 and self.combine == "sum":
+            told.pop("buckets", None)
+            told.pop("combine", None)
+        return told
 
     @property
     def masked(self) -> bool:
@@ -225,8 +254,26 @@ class FederationConfig(_Tree):
 
     @property
     def survivors(self) -> int:
-        """The answers that a round needs: the quorum, or all partners where none is set."""
-        return self.quorum or self.partners
+        """The answers that a sum needs: the quorum, or all of the smallest bucket where none is set."""
+        return self.quorum or smallest_bucket(self.partners, self.buckets)
+
+    @property
+    def least(self) -> int:
+        """The partners without whom no round can be: those that a sum needs, or `LEAST_BUCKETS` sums."""
+        return self.survivors * least_sums(self.buckets)
+
+
+class AuditConfig(_Tree):
+    """What a run carries for its audit.
+
+    Attributes
+    ----------
+    canaries : int
+        Synthetic audit users at every partner, each a random direction of the clip norm's length
+        (`client.audit_canaries`); 0 leaves them out. They act as noise: a partner with real data has to allow them.
+    """
+
+    canaries: Annotated[int, Field(ge=0)] = 0
 
 
 class RunConfig(_Tree):
@@ -239,15 +286,26 @@ class RunConfig(_Tree):
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     federation: FederationConfig = FederationConfig()
+    audit: AuditConfig = AuditConfig()
+
+    @model_serializer(mode="wrap")
+    def _told(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run without canaries keeps the text, and so the id and the seeded noise, that it had before there were any.
+        told: dict[str, Any] = write(self)
+        if self.audit == AuditConfig():
+            told.pop("audit", None)
+        return told
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         fed, priv = self.federation, self.privacy
         if fed.survivors > fed.partners:
             raise ValueError(f"federation.quorum={fed.quorum} is above federation.partners={fed.partners}")
+        if wrong := _wrong_buckets(fed, priv.colluders):
+            raise ValueError(wrong)
         if priv.mode == "distributed" and priv.colluders >= fed.survivors:
             raise ValueError(f"privacy.colluders={priv.colluders} leaves no honest noise share of {fed.survivors}")
-        if fed.masked and 2 * fed.survivors <= fed.partners + priv.colluders:
+        if fed.buckets == 1 and fed.masked and 2 * fed.survivors <= fed.partners + priv.colluders:
             raise ValueError(f"federation.quorum={fed.survivors} must be above half of partners and colluders together")
         if not self.simulation and priv.mode == "distributed" and not fed.masked:
             raise ValueError("federation.secure_sum and three partners are needed by privacy.mode=distributed")
@@ -255,6 +313,10 @@ class RunConfig(_Tree):
             raise ValueError("training.local_steps above 1 needs privacy.mode=local or none")
         if self.training.dropout and priv.mode != "none":
             raise ValueError("training.dropout needs privacy.mode=none: a user must not change what others drop")
+        if self.audit.canaries and not self.training.rounds:
+            raise ValueError("audit.canaries needs training.rounds: the prior's sum has none")
+        if self.audit.canaries and fed.buckets > 1:
+            raise ValueError("audit.canaries needs federation.buckets=1: what is made of buckets is not their sum")
         if not self.simulation and self.seed is not None:
             raise ValueError("seed is only allowed in simulations: noise that can be reproduced protects nobody")
         if not self.simulation and priv.mode == "none":
@@ -291,6 +353,24 @@ def load_config(path: Path) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__}). Expected a JSON file.") from None
     return parse_config(text, str(path))
+
+
+def _wrong_buckets(fed: FederationConfig, colluders: int) -> str:
+    """What is wrong with the buckets of a configuration; empty if nothing is."""
+    if reason := why_not(fed.partners, fed.buckets, fed.masked):
+        return f"federation.{reason}"
+    if fed.buckets == 1:
+        alone = f"federation.combine={fed.combine} needs federation.buckets of at least {LEAST_BUCKETS}"
+        return "" if fed.combine == "sum" else alone
+    smallest, largest = (size(fed.partners, fed.buckets) for size in (smallest_bucket, largest_bucket))
+    if not SMALLEST_COHORT <= fed.survivors <= smallest:
+        return f"federation.quorum={fed.quorum} must be from {SMALLEST_COHORT} to {smallest}: of each bucket"
+    if 2 * fed.survivors <= largest + colluders:
+        return (
+            f"federation.quorum={fed.survivors} must be above half of a bucket's {largest} and all "
+            f"privacy.colluders={colluders} together: they may all be in one bucket"
+        )
+    return ""
 
 
 def _first(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class RoundPlan:
             "round": self.round,
             "stage": self.stage,
             "config": self.config.model_dump(mode="json"),
-            "plan": asdict(self.plan),
+            "plan": self.plan.told(),
             "catalogue_digest": self.catalogue_digest,
             "model_digest": self.model_digest,
             "attempt": self.attempt,

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from client.agent_command import agent
+from client.audit_command import audit_canaries
 from client.backup_command import backup as partner_backup
 from client.backup_command import restore as partner_restore
 from client.commands import rank
@@ -30,6 +31,7 @@ from server.run_command import run as server_run
 from server.status_command import status as server_status
 from shared.errors import VeilrecError
 from shared.privacy.commands import ledger_app
+from simulations.audit.commands import audit_app
 from simulations.benchmarks.commands import bench_app
 from simulations.evil_server.commands import partner_app
 from simulations.partner_value_command import value as partner_value
@@ -46,13 +48,14 @@ app.add_typer(adapter_app, name="adapter")
 app.add_typer(releases_app, name="releases")
 app.add_typer(bench_app, name="bench")
 app.add_typer(partner_app, name="partner")
+app.add_typer(audit_app, name="audit")
 app.command()(rank)
 app.command()(serve)
 app.command()(export)
 app.add_typer(server_app, name="server")
 server_app.command("run")(server_run)
 partner_app.command("import")(import_)
-for _command in (init, join, agent, rotate, retain, erase, partner_value):
+for _command in (init, join, agent, rotate, retain, erase, partner_value, audit_canaries):
     partner_app.command()(_command)
 for _name, _ours, _theirs in (
     ("status", server_status, partner_status),

@@ -241,7 +241,9 @@ def alone_config(config: RunConfig, partners: int) -> RunConfig:
             "privacy": config.privacy.model_copy(
                 update={"population": population, "partners_per_user": 1, "colluders": 0}
             ),
-            "federation": config.federation.model_copy(update={"partners": 1, "quorum": 0}),
+            "federation": config.federation.model_copy(
+                update={"partners": 1, "quorum": 0, "buckets": 1, "combine": "sum"}
+            ),
         }
     )
 

@@ -111,7 +111,7 @@ def prepare(
     root: Path,
     *,
     seed: int,
-    which: Literal["last", "last_but_one"] = "last",
+    which: Literal["last", "last_but_one", "nothing"] = "last",
 ) -> Workspace:
     """Hold the last item of every user back and write the partners' folders.
 
@@ -124,15 +124,15 @@ def prepare(
     root : Path
     seed : int
         Orders events of equal time.
-    which : {"last", "last_but_one"}
-        See `simulations.evaluation.hold_out`.
+    which : {"last", "last_but_one", "nothing"}
+        See `simulations.evaluation.hold_out`; an audit, which measures no ranking, holds nothing back.
 
     Raises
     ------
     ConfigError
         If `root` holds partners of an earlier, larger federation, which would take part.
     """
-    train, held_out = hold_out(partitioned, tie_seed=seed, which=which)
+    train, held_out = _split(partitioned, seed, which)
     build_catalogue(data.items)  # refuses a catalogue with doubles before anything is written
     partners = int(str(partitioned.get_column("partner").max())) + 1
     if partner_folder(root, partners).exists():
@@ -144,6 +144,12 @@ def prepare(
     _write_whole(held_out, root / HELD_OUT)
     _enrol(root, {folder: _settings(folder.name, text_cache_path(), seed) for folder in folders})
     return Workspace.open(root)
+
+
+def _split(partitioned: pl.DataFrame, seed: int, which: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    if which == "nothing":
+        return partitioned, partitioned.clear().select("user_id", "item_id", "partner")
+    return hold_out(partitioned, tie_seed=seed, which="last" if which == "last" else "last_but_one")
 
 
 def _write_partners(train: pl.DataFrame, items: pl.DataFrame, folders: Sequence[Path]) -> None:

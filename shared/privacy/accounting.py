@@ -160,6 +160,11 @@ def epsilon_rows(plan: PrivacyPlan) -> tuple[EpsilonRow, ...]:
 def build_plan(config: RunConfig) -> PrivacyPlan:
     """The plan of a run: noise calibrated to the target epsilon, or as the configuration fixes it.
 
+    With buckets every bucket's sum is a release with all of that noise. The two worlds of `_worlds` bound that too.
+    Together: a user moves the vector of bucket sums by at most C in L2, and its noise is that of the plan in every
+    coordinate. Independently: the noise of a bucket with j of the user's k partners splits into j parts of variance
+    ``z^2 C^2 / j``, no less than the ``z^2 C^2 / k`` that is billed for each partner's sum.
+
     The prior's sum alone may spend ``prior.epsilon_share`` of epsilon; the training rounds get the
     least noise with which the whole composition stays within it.
 
@@ -185,6 +190,8 @@ def build_plan(config: RunConfig) -> PrivacyPlan:
         masked=config.federation.masked,
         partners_per_user=private.partners_per_user,
         max_events=config.model.max_history,
+        canaries=config.audit.canaries,
+        buckets=config.federation.buckets,
     )
     if private.mode == "none":
         return replace(base, noise_multiplier=0.0, prior_noise_multiplier=None if config.prior.kind == "none" else 0.0)

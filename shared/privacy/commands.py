@@ -118,6 +118,11 @@ def _lines(report: LedgerReport) -> list[str]:
     ]
     if report.torn_bytes:
         lines.append(f"torn: {report.torn_bytes} bytes of a last line that was never finished")
+    lines += [
+        f"run {run.run_id}: {run.canaries} audit canaries in each step, seed committed to as {run.commitment}"
+        for run in report.runs
+        if run.commitment is not None
+    ]
     checked = [run for run in report.runs if run.recomputed_epsilon is not None]
     return lines + [
         f"run {run.run_id}: epsilon {_epsilon(run.epsilon)} declared, {_epsilon(run.recomputed_epsilon)} recomputed"

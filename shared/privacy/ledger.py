@@ -3,7 +3,8 @@
 One file for all runs over the same data, append-only, chained and signed (`ledger_entries`), under rules
 that are checked before each line is written and each time it is read (`ledger_state`)::
 
-    plan -> reserve -> (noise is drawn) -> release -> open        receipt: the server countersigned a head
+    plan -> audit (the plan has canaries) -> reserve -> (noise is drawn) -> release -> open
+                                                                  receipt: the server countersigned a head
                                                                   succession: the partner changed its key
 
 What a crash leaves behind counts as spent: a plan counts whole when it is declared, and a reserved
@@ -20,7 +21,6 @@ import os
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from shared.files import sync_folder
 from shared.hazmat.signing import Pin, SigningKey
 from shared.privacy.ledger_entries import (
     Body,
+    Commitment,
     Declaration,
     Genesis,
     Opened,
@@ -41,7 +42,7 @@ from shared.privacy.ledger_entries import (
     validate,
 )
 from shared.privacy.ledger_heads import LedgerHead, Receipt, sign_receipt, sign_succession
-from shared.privacy.ledger_state import LedgerState, RoundState, Spent
+from shared.privacy.ledger_state import LedgerState, RoundState, RunState, Spent
 from shared.privacy.plan import PrivacyPlan
 
 __all__ = ["Ledger", "LedgerHead", "Receipt", "Reservation", "Spent", "replay", "sign_receipt"]
@@ -129,7 +130,7 @@ class Ledger:
     def check(
         self, reservation: Reservation, plan: PrivacyPlan, epsilon: float | None, max_epsilon: float, max_delta: float
     ) -> None:
-        """Raise what `declare` and then `reserve` would raise now. Writes nothing.
+        """Raise what `declare`, where the plan has canaries `commit`, and `reserve` would raise now. Writes nothing.
 
         Guarantees
         ----------
@@ -140,6 +141,27 @@ class Ledger:
             self._state.check_round(declaration, reservation)
         validate(declaration)
         validate(reservation)
+
+    def commit(self, commitment: Commitment) -> None:
+        """Bind the run's audit canaries, before the first round that has them; the same again changes nothing.
+
+        Guarantees
+        ----------
+        A run has one set of canaries, as many as its plan says, which nobody chose after a sum was seen.
+
+        Raises
+        ------
+        ReplayError
+            If the run was not declared, or has other canaries.
+        PolicyViolationError
+            If the plan has another number of them.
+        """
+        self._write(commitment)
+
+    def run(self, run_id: str) -> RunState | None:
+        """What is recorded of a run; None if it was not declared. To be read, not changed."""
+        with self._locked():
+            return self._state.runs.get(run_id)
 
     def reserve(self, reservation: Reservation) -> Reservation:
         """Record a round as spent, before any of its noise is drawn.
@@ -154,8 +176,8 @@ class Ledger:
         Raises
         ------
         ReplayError
-            If the run or its plan was not declared, the round is below the run's last, or was reserved for
-            another request.
+            If the run or its plan was not declared, its canaries were not committed to, the round is below the
+            run's last, or was reserved for another request.
         BudgetExhaustedError
             If the plan has no such round left.
         PolicyViolationError
@@ -252,9 +274,8 @@ class Ledger:
             return self._state.spent()
 
     def _round(self, run_id: str, round_: int) -> RoundState | None:
-        with self._locked():
-            run = self._state.runs.get(run_id)
-            return None if run is None else run.rounds.get(round_)
+        run = self.run(run_id)
+        return None if run is None else run.rounds.get(round_)
 
     def _write(self, body: Body) -> None:
         with self._locked() as file:
@@ -322,7 +343,7 @@ def _declaration(
 ) -> Declaration:
     bound = None if max_epsilon == math.inf else max_epsilon
     # Through JSON, so that the entry in memory is the entry that will be read.
-    told = json.loads(json.dumps(asdict(plan)))
+    told = json.loads(json.dumps(plan.told()))
     return Declaration(run_id, told, plan.digest(), epsilon, plan.delta, bound, max_delta)
 
 

@@ -39,6 +39,12 @@ class RunReport:
     delta : float
     planned, reserved, released, opened : int
         Rounds.
+    canaries : int
+        Audit canaries in each training step, as planned.
+    commitment : str or None
+        SHA-256 of the seed of their directions, from before the first of these rounds.
+    finished : bool
+        The last planned round was released and, where sums are masked, opened.
     """
 
     run_id: str
@@ -51,6 +57,9 @@ class RunReport:
     reserved: int
     released: int
     opened: int
+    canaries: int = 0
+    commitment: str | None = None
+    finished: bool = False
 
     @property
     def dangling(self) -> int:
@@ -216,6 +225,9 @@ def _run_report(run: RunState) -> RunReport:
         reserved=len(rounds),
         released=sum(state.output is not None for state in rounds),
         opened=sum(state.survivors is not None for state in rounds),
+        canaries=run.plan.canaries,
+        commitment=None if run.audit is None else run.audit.commitment,
+        finished=run.finished,
     )
 
 

@@ -145,6 +145,27 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class Commitment:
+    """The audit canaries of a run, bound before the first sum that has them: an audit cannot choose them afterwards.
+
+    Attributes
+    ----------
+    run_id : str
+    canaries : int
+        As planned.
+    commitment : str
+        SHA-256, hexadecimal, of the seed of their directions (`client.audit_canaries`), which no data touch.
+    """
+
+    kind: ClassVar[str] = "audit"
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
+
+    run_id: RunId
+    canaries: Annotated[int, Field(ge=1)]
+    commitment: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The round's noised sum was drawn: `output` is its SHA-256. Data-dependent, so outside the chain."""
 
@@ -168,7 +189,7 @@ class Opened:
     survivors: Names
 
 
-Body = Genesis | Declaration | Reservation | Release | Opened | Receipt | Succession
+Body = Genesis | Declaration | Commitment | Reservation | Release | Opened | Receipt | Succession
 _READERS: dict[str, TypeAdapter[Body]] = {body.kind: TypeAdapter(body) for body in get_args(Body)}
 
 

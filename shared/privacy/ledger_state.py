@@ -23,6 +23,7 @@ from shared.errors import (
 from shared.hazmat.signing import VerifyKey
 from shared.privacy.ledger_entries import (
     Body,
+    Commitment,
     Declaration,
     Entry,
     Genesis,
@@ -79,16 +80,23 @@ class RoundState:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """One declared run and its rounds; `line` is that of its declaration, from 1."""
+    """One declared run, what its audit is bound to, and its rounds; `line` is that of its declaration, from 1."""
 
     line: int
     declaration: Declaration
     plan: PrivacyPlan
     rounds: dict[int, RoundState] = field(default_factory=dict)
+    audit: Commitment | None = None
 
     def planned(self, stage: Stage) -> int:
         """Rounds of this stage in the plan."""
         return int(self.plan.prior_noise_multiplier is not None) if stage == "prior" else self.plan.rounds
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last planned round was released and, where sums are masked, opened: no other sum can come."""
+        last = self.rounds.get(self.planned("prior") + self.planned("train"))
+        return last is not None and last.output is not None and (last.survivors is not None or not self.plan.masked)
 
 
 @dataclass(slots=True)
@@ -98,8 +106,9 @@ class LedgerState:
     Guarantees
     ----------
     Whatever `add` took was new and kept every rule of `check` at its place: the declared plans fit the
-    budget of each declaration, no round is reserved twice or beyond its plan, a round has one output and
-    one set of survivors, and each identity handed the ledger over to the next, which consented.
+    budget of each declaration, no round is reserved twice or beyond its plan, canaries were committed to once
+    and before the first round that has them, a round has one output and one set of survivors, and each
+    identity handed the ledger over to the next, which consented.
     """
 
     genesis: Genesis | None = None
@@ -140,7 +149,10 @@ class LedgerState:
                 return True
             case Declaration():
                 return self._check_declaration(body)
+            case Commitment():
+                return self._check_commitment(body, self.runs.get(body.run_id))
             case Reservation():
+                self._check_committed(body)
                 return self._check_reservation(body, self.runs.get(body.run_id))
             case Release():
                 return self._check_release(body)
@@ -162,6 +174,8 @@ class LedgerState:
                 self.identities.append(VerifyKey.from_text(body.identity))
             case Declaration():
                 self.runs[body.run_id] = RunState(entry.index + 1, body, body.privacy_plan())
+            case Commitment():
+                self.runs[body.run_id] = replace(self.runs[body.run_id], audit=body)
             case Reservation():
                 self.runs[body.run_id].rounds[body.round] = RoundState(body)
             case Release():
@@ -211,7 +225,7 @@ class LedgerState:
         return [run.declaration for name, run in self.runs.items() if name != run_id]
 
     def check_round(self, declaration: Declaration, reservation: Reservation) -> None:
-        """Raise if the reservation would be refused once the run is declared. Changes nothing.
+        """Raise if the reservation would be refused once the run is declared and its canaries are. Changes nothing.
 
         Raises
         ------
@@ -220,6 +234,24 @@ class LedgerState:
         self.check(declaration)
         undeclared = RunState(0, declaration, declaration.privacy_plan())
         self._check_reservation(reservation, self.runs.get(declaration.run_id, undeclared))
+
+    def _check_commitment(self, body: Commitment, run: RunState | None) -> bool:
+        if run is None:
+            raise ReplayError("Expected a declared run before its audit canaries, got a run without a plan.")
+        if run.audit is not None:
+            if run.audit != body:
+                raise ReplayError("Expected one set of audit canaries a run, got another.")
+            return False
+        if body.canaries != run.plan.canaries:
+            raise PolicyViolationError(
+                f"Expected audit canaries={run.plan.canaries} as in the declared plan, got {body.canaries}."
+            )
+        return True  # and before the first training round: without it there is none, see `_check_committed`
+
+    def _check_committed(self, body: Reservation) -> None:
+        run = self.runs.get(body.run_id)
+        if run is not None and run.plan.canaries and run.audit is None and body.stage == "train":
+            raise ReplayError(f"Expected the plan's audit canaries to be committed to before round={body.round}.")
 
     def _check_reservation(self, body: Reservation, run: RunState | None) -> bool:
         if run is None:

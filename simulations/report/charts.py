@@ -20,7 +20,7 @@ LOG_SCALE_FROM = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve: a label and its (round, value) points in order of rounds."""
+    """One curve: a label and its (x, value) points in order of x, which is the round where nothing else is said."""
 
     label: str
     points: tuple[tuple[float, float], ...]
@@ -32,6 +32,28 @@ class Limit:
 
     label: str
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Across:
+    """What a chart is drawn over.
+
+    Attributes
+    ----------
+    name : str
+        Written below the axis.
+    log : bool
+        Logarithmic; points at zero or below are left out.
+    smallest_step : float
+        Ticks of a linear axis are at least this far apart.
+    """
+
+    name: str
+    log: bool = False
+    smallest_step: float = 0.0
+
+
+ROUNDS = Across("round", smallest_step=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +75,15 @@ class Axis:
         return math.log10(value) if self.log else value
 
 
-def line_chart(name: str, title: str, lines: Sequence[Line], limit: Limit | None = None) -> Html | None:
-    """One chart over rounds; None where there is nothing to draw.
+def line_chart(
+    name: str,
+    title: str,
+    lines: Sequence[Line],
+    limit: Limit | None = None,
+    across: Across = ROUNDS,
+    linear: bool = False,
+) -> Html | None:
+    """One chart over rounds, or over something else; None where there is nothing to draw.
 
     Parameters
     ----------
@@ -66,19 +95,23 @@ def line_chart(name: str, title: str, lines: Sequence[Line], limit: Limit | None
         Curves; values that are not finite (or above `LARGEST`) are left out, long curves thinned.
     limit : Limit, optional
         A horizontal line, left out where its value is not finite.
+    across : Across
+        The horizontal axis.
+    linear : bool
+        The values' axis is linear, however far they are apart.
     """
-    lines = [line for line in (_drawable(line) for line in lines) if line.points]
+    lines = [line for line in (_drawable(line, across) for line in lines) if line.points]
     if not lines:
         return None
     if limit is not None and not abs(limit.value) <= LARGEST:
         limit = None
-    x_axis, y_axis = _axes(lines, limit)
-    description = _describe(lines, y_axis.log)
+    x_axis, y_axis = _axes(lines, limit, across, linear)
+    description = _describe(lines, y_axis.log, across)
     return element(
         "svg",
         element("title", title, id=f"{name}-title"),
         element("desc", description, id=f"{name}-desc"),
-        _grid(x_axis, y_axis),
+        _grid(x_axis, y_axis, across),
         _limit(limit, y_axis) if limit else None,
         *(_curve(line, k, x_axis, y_axis) for k, line in enumerate(lines)),
         _legend(lines, limit),
@@ -113,14 +146,18 @@ def ticks(low: float, high: float, most: int = 5, smallest_step: float = 0.0) ->
     return [k * step for k in range(first, last + 1)]
 
 
+def _ticks(axis: Axis, most: int = 5, smallest_step: float = 0.0) -> list[float]:
+    return _log_ticks(axis.low, axis.high) if axis.log else ticks(axis.low, axis.high, most, smallest_step)
+
+
 def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     stride = max(1, math.ceil(len(powers) / 6))
     return [10.0**power for power in powers[::stride] if low <= 10.0**power <= high]
 
 
-def _drawable(line: Line) -> Line:
-    points = [point for point in line.points if abs(point[1]) <= LARGEST]
+def _drawable(line: Line, across: Across) -> Line:
+    points = [(x, y) for x, y in line.points if abs(y) <= LARGEST and (x > 0 or not across.log)]
     stride = max(1, math.ceil(len(points) / MOST_POINTS))
     thinned = points[::stride]
     if points and thinned[-1] != points[-1]:
@@ -128,33 +165,33 @@ def _drawable(line: Line) -> Line:
     return replace(line, points=tuple(thinned))
 
 
-def _axes(lines: Sequence[Line], limit: Limit | None) -> tuple[Axis, Axis]:
+def _axes(lines: Sequence[Line], limit: Limit | None, across: Across, linear: bool) -> tuple[Axis, Axis]:
     rounds = [x for line in lines for x, _ in line.points]
     values = [y for line in lines for _, y in line.points] + ([limit.value] if limit else [])
     first, last = min(rounds), max(rounds)
     if first == last:
-        first, last = first - 0.5, last + 0.5
-    x_axis = Axis(first, last, LEFT, WIDTH - RIGHT)
+        first, last = (first / 2, last * 2) if across.log else (first - 0.5, last + 0.5)
+    x_axis = Axis(first, last, LEFT, WIDTH - RIGHT, log=across.log)
     low, high = min(values), max(values)
-    if low > 0 and high / low >= LOG_SCALE_FROM:
+    if not linear and low > 0 and high / low >= LOG_SCALE_FROM:
         return x_axis, Axis(low / 1.3, high * 1.3, HEIGHT - BOTTOM, TOP, log=True)
     low, high = min(0.0, low), max(0.0, high)
     # Linear axes begin at zero, so that a curve never looks steeper than it is.
     return x_axis, Axis(low, high + 0.08 * (high - low) or 1.0, HEIGHT - BOTTOM, TOP)
 
 
-def _grid(x_axis: Axis, y_axis: Axis) -> Html:
+def _grid(x_axis: Axis, y_axis: Axis, across: Across) -> Html:
     parts = []
-    for value in _log_ticks(y_axis.low, y_axis.high) if y_axis.log else ticks(y_axis.low, y_axis.high):
+    for value in _ticks(y_axis):
         y = y_axis.at(value)
         parts.append(element("line", x1=LEFT, y1=y, x2=WIDTH - RIGHT, y2=y, class_="grid"))
         parts.append(element("text", compact_text(value), x=LEFT - 8, y=y + 4, text_anchor="end"))
     parts += [
         element("text", compact_text(value), x=x_axis.at(value), y=HEIGHT - 22, text_anchor="middle")
-        for value in ticks(x_axis.low, x_axis.high, most=8, smallest_step=1.0)
+        for value in _ticks(x_axis, most=8, smallest_step=across.smallest_step)
     ]
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(element("text", "round", x=middle, y=HEIGHT - 5, text_anchor="middle", class_="name"))
+    parts.append(element("text", across.name, x=middle, y=HEIGHT - 5, text_anchor="middle", class_="name"))
     return element("g", *parts)
 
 
@@ -187,10 +224,14 @@ def _legend(lines: Sequence[Line], limit: Limit | None) -> Html | None:
     return element("g", *parts)
 
 
-def _describe(lines: Sequence[Line], log: bool) -> str:
+def _describe(lines: Sequence[Line], log: bool, across: Across) -> str:
     told = [
-        f"{line.label}: {compact_text(line.points[0][1])} in round {line.points[0][0]:.0f},"
-        f" {compact_text(line.points[-1][1])} in round {line.points[-1][0]:.0f}."
+        f"{line.label}: {compact_text(line.points[0][1])} in {_place(line.points[0][0], across)},"
+        f" {compact_text(line.points[-1][1])} in {_place(line.points[-1][0], across)}."
         for line in lines
     ]
     return " ".join([*told, "Logarithmic scale."] if log else told)
+
+
+def _place(x: float, across: Across) -> str:
+    return f"round {x:.0f}" if across is ROUNDS else f"{across.name} {compact_text(x)}"

@@ -50,17 +50,9 @@ def render(run_dir: Path) -> Path:
 
 def document(run: Run) -> str:
     """The whole page as text."""
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=CONTENT_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"{sections.title(run)}: Veilrec run report"),
-        # A style sheet is not character data: escaping would break its quotes.
-        element("style", Html(CSS)),
-    )
-    body = element(
-        "body",
+    return html_page(
+        f"{sections.title(run)}: Veilrec run report",
+        CSS,
         element(
             "main",
             sections.header(run),
@@ -72,4 +64,17 @@ def document(run: Run) -> str:
             sections.configuration(run),
         ),
     )
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def html_page(title: str, css: str, *body: Html | None) -> str:
+    """A page that loads nothing: head with title, policy and style sheet, and what is in `body`."""
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=CONTENT_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        # A style sheet is not character data: escaping would break its quotes.
+        element("style", Html(css)),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"

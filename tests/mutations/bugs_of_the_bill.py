@@ -14,7 +14,7 @@ RESERVE_TO_RELEASE = """\
         self.ledger.reserve(self._reservation(order))
         released = self.ledger.released(order.run_id, order.round)
         if released is not None:
-            kept = folder.kept_sum(order.request, released)
+            kept = folder.kept_sum(self._kept_for(order), released)
             if kept is None:
                 raise LedgerError(f"Expected the noised sum of round {order.round}, which was released, to be kept.")
             return kept
@@ -22,9 +22,13 @@ RESERVE_TO_RELEASE = """\
         if prior is None or model.parameters is None:
             noised = self.learner.noised_statistics(order, secret=secret)
         else:
-            noised = self.learner.noised_gradients(order, model.parameters, prior, secret=secret)
+            noised = self.learner.noised_gradients(
+                order, model.parameters, prior, secret=secret, canary_seed=canary_seed
+            )
 """
-RELEASE_LAST = "        self.ledger.release(order.run_id, order.round, folder.keep_sum(order.request, noised))\n"
+RELEASE_LAST = (
+    "        self.ledger.release(order.run_id, order.round, folder.keep_sum(self._kept_for(order), noised))\n"
+)
 
 BILLS = (
     Mutation(
@@ -33,6 +37,7 @@ BILLS = (
         "        if known != request:\n",
         "        if True:\n",
         (PAYMENTS + "test_a_round_that_crashed_before_its_release_is_drawn_again_to_the_bit",),
+        check="rounds.drawn_once",
     ),
     Mutation(
         "one round too few billed after a resume",
@@ -40,6 +45,7 @@ BILLS = (
         "max(0, number - self.prior_rounds)",
         "max(0, number - self.prior_rounds - 1)",
         (ROUNDS + "test_every_iterate_is_billed_whether_or_not_it_is_released",),
+        check="accountant.iterates",
     ),
     Mutation(
         "a resumed run that counts from its start",
@@ -47,6 +53,7 @@ BILLS = (
         "self._offset = checkpoint.round",
         "self._offset = 0",
         (ROUNDS + "test_the_ledgers_count_the_steps_of_the_optimiser_also_after_a_crash",),
+        check="rounds.resumed",
     ),
     Mutation(
         "local steps not counted",
@@ -54,6 +61,7 @@ BILLS = (
         "    steps = rounds * plan.local_steps\n",
         "    steps = rounds\n",
         (ACCOUNTING + "test_a_round_of_several_local_steps_counts_every_step",),
+        check="accountant.figures",
     ),
     Mutation(
         "the prior not counted",
@@ -61,6 +69,7 @@ BILLS = (
         'events.append(_Event(1.0, plan.prior_noise_multiplier, 1, plan.scale("prior"), partners))',
         "partners = plan.partners_per_user",
         (ACCOUNTING + "test_the_prior_and_the_rounds_compose_above_each_and_below_their_sum",),
+        check="accountant.figures",
     ),
     Mutation(
         "partners of a user not counted",
@@ -68,6 +77,7 @@ BILLS = (
         "for k in (1, plan.partners_per_user)})",
         "for k in (1,)})",
         (ACCOUNTING + "test_the_larger_of_the_two_worlds_is_reported",),
+        check="accountant.worlds",
     ),
     Mutation(
         "partners that sample a user together not counted",
@@ -75,6 +85,7 @@ BILLS = (
         "for k in (1, plan.partners_per_user)})",
         "for k in (plan.partners_per_user,)})",
         (ACCOUNTING + "test_a_user_at_several_partners_is_covered_however_they_sample",),
+        check="accountant.worlds",
     ),
     Mutation(
         "the cross-check dropped",
@@ -82,6 +93,7 @@ BILLS = (
         "if not math.isfinite(pld) or not pld <= rdp * RDP_TOLERANCE + PLD_INTERVAL:",
         "if not math.isfinite(pld):",
         (ACCOUNTING + "test_a_cross_check_below_the_headline_is_noticed",),
+        check="accountant.cross_check",
     ),
     Mutation(
         "reserved after the noise was drawn",
@@ -89,6 +101,7 @@ BILLS = (
         RESERVE_TO_RELEASE,
         RESERVE_TO_RELEASE.replace(RESERVE_LINE, "") + RESERVE_LINE,
         (ROUNDS + "test_a_partner_that_is_killed_in_a_round_has_paid_and_the_sum_has_the_noise_that_is_billed",),
+        check="rounds.paid_first",
     ),
     Mutation(
         "a released sum drawn again",
@@ -96,13 +109,15 @@ BILLS = (
         "if released is not None:",
         'if released == "again":',
         (ROUNDS + "test_a_partner_that_dies_after_its_noise_is_drawn_never_draws_a_second",),
+        check="rounds.drawn_once",
     ),
     Mutation(
         "sent without a release",
         "client/agent.py",
         RELEASE_LAST,
-        "        folder.keep_sum(order.request, noised)\n",
+        "        folder.keep_sum(self._kept_for(order), noised)\n",
         (ROUNDS + "test_what_was_paid_for_names_the_entry_that_paid",),
+        check="rounds.paid_first",
     ),
     Mutation(
         "an entry that is not synced",
@@ -110,6 +125,7 @@ BILLS = (
         "            os.fsync(file)\n        except OSError as error:",
         "            os.fstat(file)\n        except OSError as error:",
         (LEDGER_FILE + "test_a_line_is_on_the_disk_before_the_operation_returns",),
+        check="ledger.synced",
     ),
     Mutation(
         "a budget that forgets other runs",
@@ -117,6 +133,7 @@ BILLS = (
         "_afford(self._without(body.run_id), body",
         "_afford([], body",
         (LEDGER + "test_a_plan_over_the_epsilon_that_is_left_is_refused",),
+        check="ledger.budgets",
     ),
     Mutation(
         "one round more than planned",
@@ -124,6 +141,7 @@ BILLS = (
         "if done >= run.planned(body.stage):",
         "if done > run.planned(body.stage):",
         (LEDGER + "test_rounds_beyond_the_plan_are_refused",),
+        check="ledger.rounds",
     ),
     Mutation(
         "a second output of a round",
@@ -131,6 +149,7 @@ BILLS = (
         "if state.output not in (None, body.output):",
         "if state.output == body:",
         (LEDGER + "test_a_release_needs_its_reserve_and_is_one",),
+        check="ledger.rounds",
     ),
     Mutation(
         "a round opened for two sets of survivors",
@@ -138,6 +157,7 @@ BILLS = (
         "if state.survivors is not None and state.survivors != body.survivors:",
         "if state.survivors == body:",
         (LEDGER + "test_a_round_is_opened_for_one_set_of_survivors",),
+        check="ledger.rounds",
     ),
     Mutation(
         "a consent that the ledger does not know of",
@@ -145,6 +165,7 @@ BILLS = (
         "            self.ledger.open(order.run_id, order.round, request.survivors.names)\n",
         "",
         (PAYMENTS + "test_a_round_is_opened_for_one_set_of_survivors_in_all_attempts",),
+        check="rounds.paid_first",
     ),
     Mutation(
         "a ledger that was rolled back",
@@ -152,6 +173,7 @@ BILLS = (
         "        self.confirm(body)\n",
         "",
         (LEDGER + "test_a_ledger_that_lost_its_tail_is_found_out_by_the_servers_receipt",),
+        check="ledger.rewritten",
     ),
     Mutation(
         "lines that anybody signed",
@@ -159,6 +181,7 @@ BILLS = (
         "        identity.verify(ENTRY_PURPOSE, _encode(told), _unbase64(signature))\n",
         "        _unbase64(signature)\n",
         (LEDGER_FILE + "test_a_line_that_is_not_as_it_was_sealed_is_refused",),
+        check="ledger.rewritten",
     ),
     Mutation(
         "a head that covers the sum",
@@ -166,5 +189,6 @@ BILLS = (
         "if key != UNCHAINED}",
         "if key}",
         (LEDGER + "test_the_head_depends_neither_on_the_sum_nor_on_the_time_it_took",),
+        check="ledger.heads",
     ),
 )

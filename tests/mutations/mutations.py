@@ -1,11 +1,16 @@
-"""All bugs that are planted, and the controls that must not count as caught."""
+"""All bugs that are planted, and the controls that must not count as caught.
+
+Run as a program, it writes which rung of the audit catches which bug: ``simulations/audit/mechanism/planted.json``.
+"""
 
 from __future__ import annotations
+
+import json
 
 from bugs_of_the_bill import BILLS
 from bugs_of_the_mechanism import MECHANISM
 from bugs_of_the_protocol import LEAKS, MASKS, REFUSALS
-from planting import Mutation
+from planting import ROOT, Mutation
 
 NOISE = "pitfalls/test_noise_pitfalls.py::"
 
@@ -18,6 +23,7 @@ CONTROLS = (
         "# written so that NaN is refused too",
         "# so that NaN is refused too",
         (NOISE + "test_rounding_is_billed_as_part_of_what_a_user_moves",),
+        check="clipping.bounds",
     ),
     Mutation(
         "control: a name that does not exist",
@@ -56,3 +62,15 @@ CONTROLS = (
     ),
 )
 """What the suite itself must not count as caught."""
+
+PLANTED = ROOT / "simulations" / "audit" / "mechanism" / "planted.json"
+
+
+def table() -> str:
+    """What the audit's report tells: JSON, a line a bug."""
+    rows = [{"bug": each.name, "rung": each.rung, "check": each.check} for each in MUTATIONS]
+    return "[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n"
+
+
+if __name__ == "__main__":
+    PLANTED.write_text(table(), encoding="utf-8")

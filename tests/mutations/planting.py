@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COLLECT = "--collect"
 """Asks the runner whether all named tests exist."""
+MECHANISM_RUNG = "0-mechanism"
 COPIED = ("server", "client", "shared", "simulations", "tests")
 
 
@@ -27,6 +28,8 @@ class Mutation:
         `old` is found exactly once in the file and replaced by `new`.
     killers : tuple of str
         Tests of which one must fail, relative to ``tests/``.
+    check : str
+        The check of the audit that must fail too: ``noise.deviation`` (rung 0), or the name of another rung.
     """
 
     name: str
@@ -34,6 +37,12 @@ class Mutation:
     old: str
     new: str
     killers: tuple[str, ...]
+    check: str = ""
+
+    @property
+    def rung(self) -> str:
+        """The rung of the audit that catches it."""
+        return MECHANISM_RUNG if "." in self.check else self.check
 
     @property
     def module(self) -> str:

@@ -1,4 +1,4 @@
-"""Run the tests of mutations, each in a process of its own, two at a time: ``run_mutations.py FOLDER NAME...``.
+"""Run the tests and the audit's check of mutations, each in a process of its own: ``run_mutations.py FOLDER NAME...``.
 
 Libraries take longer to load than most tests to run. So this process loads them once and forks for every
 mutation; nothing of the project is loaded before the fork, and each child sees only its own copy. Prints a JSON object:
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from mutations import CONTROLS, MUTATIONS
-from planting import COLLECT, Mutation, PlantingError, copy_with
+from planting import COLLECT, MECHANISM_RUNG, Mutation, PlantingError, copy_with
 
 LOADED_ONCE = (
     "hypothesis",
@@ -59,11 +59,15 @@ class Verdict:
     told : str
         Which test failed with what, or why nothing can be said.
     seconds : float
+    audit, audit_told : str
+        The same of the audit's check: ``caught`` if a measurement did not hold, and which.
     """
 
     outcome: str
     told: str
     seconds: float = 0.0
+    audit: str = ""
+    audit_told: str = ""
 
 
 class Watcher:
@@ -101,6 +105,28 @@ def judge(mutation: Mutation, folder: Path) -> Verdict:
     return Verdict("caught", f"{test}: {error_name}")
 
 
+def audit(mutation: Mutation, folder: Path) -> tuple[str, str]:
+    """What the audit says of the planted copy, in the process in which its tests ran."""
+    if mutation.rung != MECHANISM_RUNG:
+        return "", ""
+    from shared.config import ModelConfig, RunConfig
+    from simulations.audit.mechanism.checks import REFERENCE, Setting, run_check
+    from simulations.audit.mechanism.registry import named
+
+    tiny = ModelConfig(adapted_layers=1, lora_rank=2, lora_alpha=4, head_rank=2, max_events=8)
+    scratch = folder / "audit"
+    scratch.mkdir()
+    try:
+        outcome = run_check(named(mutation.check), Setting(REFERENCE, RunConfig(model=tiny), 0, scratch))
+    except Exception as error:
+        traceback.print_exc()
+        return "broken", f"{mutation.check} ended with {type(error).__name__}"
+    if outcome.holds:
+        return "survived", f"{mutation.check} held"
+    found = outcome.broken[0]
+    return "caught", f"{found.name}: {found.value:g}, expected {found.expected}"
+
+
 def collect(folder: Path) -> Verdict:
     """Whether every test that a mutation names exists."""
     copy_with(None, folder)
@@ -129,6 +155,8 @@ def _start(name: str, folder: Path) -> int:
         began = time.monotonic()
         by_name = {mutation.name: mutation for mutation in (*MUTATIONS, *CONTROLS)}
         verdict = collect(folder) if name == COLLECT else judge(by_name[name], folder)
+        if name != COLLECT and verdict.outcome != "broken":
+            verdict.audit, verdict.audit_told = audit(by_name[name], folder)
         verdict.seconds = time.monotonic() - began
         Path(f"{folder}.json").write_text(json.dumps(asdict(verdict)))
     except BaseException:

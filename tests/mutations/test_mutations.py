@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mutations import CONTROLS, MUTATIONS
-from planting import COLLECT, ROOT, Mutation, PlantingError, planted
+from planting import COLLECT, MECHANISM_RUNG, ROOT, Mutation, PlantingError, planted
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +49,14 @@ def test_a_planted_bug_is_caught(mutation: Mutation, verdicts: dict[str, dict[st
     assert verdict["outcome"] == "caught", verdict["told"]
 
 
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name.replace(" ", "-"))
+def test_the_audit_catches_a_planted_bug(mutation: Mutation, verdicts: dict[str, dict[str, Any]]) -> None:
+    """Whoever has no tests, but the installed program, finds it too."""
+    verdict = verdicts[mutation.name]
+    if mutation.rung == MECHANISM_RUNG:  # other rungs plant their own
+        assert verdict["audit"] == "caught", (verdict["audit_told"], verdict["told"])
+
+
 def test_every_test_that_a_mutation_names_exists(verdicts: dict[str, dict[str, Any]]) -> None:
     assert verdicts[COLLECT]["outcome"] == "collected", verdicts[COLLECT]["told"]
 
@@ -56,6 +64,7 @@ def test_every_test_that_a_mutation_names_exists(verdicts: dict[str, dict[str, A
 def test_the_suite_itself_can_fail(verdicts: dict[str, dict[str, Any]]) -> None:
     """A change that is no bug survives; one that is no program, or is not where it is said to be, is no success."""
     outcomes = {control.name: verdicts[control.name]["outcome"] for control in CONTROLS}
+    assert verdicts["control: a comment"]["audit"] == "survived", verdicts["control: a comment"]["audit_told"]
     assert outcomes == {
         "control: a comment": "survived",
         "control: a name that does not exist": "broken",

@@ -1,4 +1,4 @@
-"""Federations for the pitfalls: everything real but BERT."""
+"""Federations for the pitfalls, and the audit's checks: what is looked for here is looked for at a customer's too."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stub_federation import Federate, Gradient, StubFederation, gradient_of, names, set_up
+from stub_federation import Federate, Gradient, Holds, StubFederation
 
-from client import agent as agent_module
-from client import learner as learner_module
-from client.agent import PartnerAgent
+from shared.config import ModelConfig, RunConfig
+from shared.privacy.plan import PrivacyPlan
+from simulations.audit.mechanism.checks import REFERENCE, Setting, run_check
+from simulations.audit.mechanism.registry import named
 
 
 @pytest.fixture
-def federate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federate:
-    """Make a federation and let Flower's client app find its agents."""
+def holds(tmp_path: Path, tiny_model: ModelConfig) -> Holds:
+    """Run a check of the audit under a plan, with a fixed seed. What draws from the system fails one in a million."""
 
-    agents: dict[Path, PartnerAgent] = {}
-    monkeypatch.setattr(agent_module, "agent_for", agents.__getitem__)
-    monkeypatch.setattr(learner_module, "load_parameters", lambda model, flat: None)
+    def check(name: str, plan: PrivacyPlan = REFERENCE) -> None:
+        folder = tmp_path / "audit"
+        folder.mkdir(exist_ok=True)
+        outcome = run_check(named(name), Setting(plan, RunConfig(model=tiny_model), 5, folder))
+        assert outcome.holds, outcome.broken
+
+    return check
+
+
+@pytest.fixture
+def federate(tmp_path: Path) -> Federate:
+    """Make a federation whose agents Flower's client app finds."""
 
     def make(
         *counts: int,
@@ -28,9 +38,6 @@ def federate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federate:
         real: dict[str, Any] | None = None,
         at: str = "partners",
     ) -> StubFederation:
-        users = [names(f"p{k}", count) for k, count in enumerate(counts)]
-        made = set_up(tmp_path / at, users, gradient or gradient_of(size), real=real)
-        agents.update(made.agents)
-        return made
+        return StubFederation.of(tmp_path / at, *counts, gradient=gradient, size=size, real=real)
 
     return make

@@ -16,6 +16,7 @@ TESTS = Path(__file__).parents[1]
 NOISE, SAMPLING = "pitfalls/test_noise_pitfalls.py", "pitfalls/test_sampling_pitfalls.py"
 ROUNDS, CLIPPING = "pitfalls/test_round_pitfalls.py", "pitfalls/test_clipping_pitfalls.py"
 MINIMISATION, TRAINING = "integration/test_minimisation.py", "unit/test_training.py"
+CANARIES, COMMITMENTS = "unit/test_production_canaries.py", "unit/test_canary_commitments.py"
 
 TABLE: dict[str, tuple[str, ...]] = {
     "fixed or shuffled batches": (
@@ -95,7 +96,12 @@ TABLE: dict[str, tuple[str, ...]] = {
         f"{ROUNDS}::test_a_partner_keeps_no_optimiser_between_rounds",
         f"{ROUNDS}::test_the_coordinators_optimiser_is_a_function_of_opened_sums_alone",
     ),
-    "canaries or test users in production": (f"{ROUNDS}::test_nothing_in_production_marks_a_user_as_a_canary",),
+    "canaries or test users in production": (
+        f"{ROUNDS}::test_nothing_in_production_marks_a_user_as_a_canary",
+        f"{COMMITMENTS}::test_a_partner_with_real_data_refuses_canaries_that_it_did_not_allow",
+        f"{CANARIES}::test_what_a_user_moves_is_the_same_vector_with_canaries_and_without",
+        f"{COMMITMENTS}::test_a_round_with_canaries_needs_them_in_the_ledger_first",
+    ),
     "released intermediate models": (f"{ROUNDS}::test_every_iterate_is_billed_whether_or_not_it_is_released",),
     "time and size of messages": (
         f"{ROUNDS}::test_all_messages_of_an_exchange_have_one_size_whoever_holds_how_many_users",

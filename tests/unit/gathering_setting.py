@@ -89,6 +89,9 @@ class Given:
     def check_parameters(self, config: RunConfig, parameters: NDArray[np.float32]) -> None:
         """Any will do."""
 
+    def check_canaries(self, order: RoundPlan) -> None:
+        """There are none."""
+
     def noised_gradients(
         self,
         order: RoundPlan,
@@ -96,6 +99,7 @@ class Given:
         prior: CollaborativePrior,
         *,
         secret: bytes | None = None,
+        canary_seed: bytes | None = None,
     ) -> NoisedSum:
         name, plan = self.premises.name, order.plan
         source = randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=name, secret=secret)

@@ -167,6 +167,8 @@ def test_the_digest_tells_any_two_plans_apart() -> None:
         {"adjacency": "replace-one"},
         {"mechanism": "gaussian"},
         {"accountant": "rdp"},
+        {"canaries": 1},
+        {"buckets": 3, "partners": 9, "survivors": 3},
     ]
     assert {key for change in changes for key in change} == set(asdict(PLAN))
     digests = {replace(PLAN, **change).digest() for change in changes} | {PLAN.digest()}

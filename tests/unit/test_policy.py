@@ -104,6 +104,8 @@ class Case:
 
 
 PERMISSIVE = Policy()
+BUCKETS: Values = {"partners": 10, "buckets": 3}
+MANY = FLOOR.model_copy(update={"max_buckets": 3})
 CASES = [
     # What no policy can allow for real data.
     Case("simulation", "got True", config={"simulation": True}, policy=PERMISSIVE),
@@ -143,8 +145,17 @@ CASES = [
     Case("model.max_events", "<= 200, got 201", model={"max_events": 201}),
     Case("model.max_history", "<= 5000, got 5001", model={"max_history": 5001}),
     Case("training.microbatch", "<= 512, got 513", config={"training": TrainingConfig(microbatch=513)}),
+    Case("audit.canaries", "<= 0, got 1", plan={"canaries": 1}),
     # Three of seven pinned partners: one sum could be opened in two cohorts that share nobody else.
     Case("survivors", ">= 5, got 3", facts={"peers": 7}),
+    # In buckets a sum meets the members of one bucket alone: three of them are enough, and no fewer.
+    Case(
+        "survivors", ">= 4, got 3", plan=BUCKETS, facts={"peers": 10}, policy=MANY.model_copy(update={"min_cohort": 4})
+    ),
+    Case("survivors", ">= 4, got 3", plan={**BUCKETS, "colluders": 3}, facts={"peers": 10}, policy=MANY),
+    Case("survivors", ">= 4, got 3", plan={**BUCKETS, "partners": 15}, facts={"peers": 15}, policy=MANY),
+    Case("buckets", "<= 1, got 3", plan=BUCKETS, facts={"peers": 10}),
+    Case("partners", ">= 11, got 10", plan={**BUCKETS}, facts={"peers": 11}, policy=MANY),
 ]
 
 
@@ -186,7 +197,8 @@ def test_every_rule_is_needed_and_has_a_case(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_limit_of_the_policy_has_a_case() -> None:
-    limits = {name for name in Policy.model_fields if name != "server_key"}  # a signature, not a plan, answers to that
+    # A signature, not a plan, answers to the key. Nothing is tighter than no canaries and one bucket; they have cases.
+    limits = set(Policy.model_fields) - {"server_key", "allow_audit_canaries", "max_buckets"}
     tighter: Values = {"max_epsilon": 7.9, "max_delta": 9e-6, "min_cohort": 4, "min_colluders": 2, "modes": ("local",)}
     tighter |= {"max_rounds": 9, "bases": ("other",), "max_lora_rank": 7, "max_adapted_layers": 1, "max_item_rank": 3}
     tighter |= {
@@ -236,6 +248,18 @@ def test_simulated_data_are_held_to_what_is_written() -> None:
 def test_the_policy_of_real_data_cannot_name_the_mode_none() -> None:
     with pytest.raises(ValidationError, match="modes"):
         RealPolicy.model_validate({**FLOOR.model_dump(), "server_key": SERVER, "modes": ("none",)})
+
+
+def test_buckets_are_for_real_data_that_say_so_and_three_of_each_are_enough() -> None:
+    assert RealPolicy.model_fields["max_buckets"].default == 1
+    plan = replace(PLAN, **BUCKETS)
+    check(MANY, replace(FACTS, peers=10), asked(plan))
+    check(Policy(), replace(FACTS, peers=10, simulated=True), asked(plan))
+
+
+def test_audit_canaries_are_added_to_real_data_only_where_the_partner_says_so() -> None:
+    assert not RealPolicy.model_fields["allow_audit_canaries"].default
+    check(FLOOR.model_copy(update={"allow_audit_canaries": True}), FACTS, asked(replace(PLAN, canaries=5)))
 
 
 def test_a_policy_cannot_be_changed() -> None:

@@ -13,6 +13,7 @@ from wire_setting import ORDER
 
 from shared.errors import PolicyViolationError, ProtocolError
 from shared.messages import RoundPlan
+from shared.privacy.plan import ADDED_LATER
 from shared.wire import parse_plan
 
 TOLD: dict[str, Any] = json.loads(ORDER.text())
@@ -23,12 +24,21 @@ def text(told: object) -> str:
 
 
 def test_the_text_of_a_plan_carries_every_field() -> None:
-    assert set(TOLD["plan"]) == set(asdict(ORDER.plan))
+    assert set(TOLD["plan"]) == set(asdict(ORDER.plan)) - set(ADDED_LATER)
     assert set(TOLD) == {field.name for field in fields(RoundPlan)}
 
 
 def test_a_plan_is_read_as_it_was_written() -> None:
     assert parse_plan(ORDER.text()) == ORDER
+
+
+def test_what_came_later_is_told_where_it_is_asked_for_and_has_one_spelling() -> None:
+    audited = replace(ORDER, plan=replace(ORDER.plan, canaries=2))
+    assert json.loads(audited.text())["plan"] == {**TOLD["plan"], "canaries": 2}
+    assert parse_plan(audited.text()) == audited
+    for absent in (0, 0.0, False):
+        with pytest.raises(ProtocolError, match="Expected a round plan"):
+            parse_plan(text({**TOLD, "plan": {**TOLD["plan"], "canaries": absent}}))
 
 
 def test_a_plan_keeps_every_digit_of_its_noise() -> None:
