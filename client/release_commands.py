@@ -70,14 +70,18 @@ def _releases() -> None:
 @releases_app.command("list")
 def list_(releases: Releases, trust: Trusted, *, state: State = None, as_json: Json = False) -> None:
     """Show every folder: which release is served, and why the others are not."""
-    entries = _shelf(releases, trust, state).entries()
+    from client.ranking.held_releases import held_of
+
+    entries, held = _shelf(releases, trust, state).entries(), held_of(state).read()
     if as_json:
-        typer.echo(json.dumps({"releases": [_row(entry) for entry in entries]}))
+        typer.echo(json.dumps({"releases": [_row(entry, held) for entry in entries]}))
         return
     for entry in entries:
-        told = _row(entry)
+        told = _row(entry, held)
         about = f"version {told['version']}, {_privacy(told)}" if entry.manifest else told["reason"]
         typer.echo(f"{entry.standing.value:<12}  {entry.name}: {about}")
+        if "held" in told:
+            typer.echo(f"{'held back':<12}  {told['held']}")
     if not entries:
         typer.echo("no folders")
 
@@ -121,10 +125,11 @@ def _told(manifest: dict[str, Any]) -> dict[str, Any]:
     return {name: manifest[name] for name in names} | dict(manifest["privacy"])
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry, held: dict[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": entry.name, "standing": entry.standing.value}
     if entry.manifest is not None:
-        return row | _told(entry.manifest)
+        reason = held.get(entry.manifest["fingerprint"])  # by the service's promotion gate, until it is pinned
+        return row | _told(entry.manifest) | ({} if reason is None else {"held": reason})
     return row | {"family": entry.refusal.family, "reason": entry.refusal.reason} if entry.refusal else row
 
 

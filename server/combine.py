@@ -18,9 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from server.screening import Blocks, screened
 from shared.privacy.plan import PrivacyPlan, Stage
 
-Combination = Literal["sum", "median", "trimmed_mean"]
+Combination = Literal["sum", "median", "trimmed_mean", "screened"]
 TRIMMED_SHARE = 0.25
 """Of the buckets at either end of every coordinate, one at least: of three the median is left, of eight four."""
 NOISE_ROOM = 5.0
@@ -51,7 +52,7 @@ class BucketSum:
 
 
 def combined(
-    buckets: Sequence[BucketSum], plan: PrivacyPlan, stage: Stage, how: Combination
+    buckets: Sequence[BucketSum], plan: PrivacyPlan, stage: Stage, how: Combination, prior: tuple[str, int] = ("", 0)
 ) -> tuple[NDArray[np.float64], float]:
     """One sum over all partners that are in some bucket.
 
@@ -61,7 +62,9 @@ def combined(
         Of one size P; three at least for a robust combination.
     plan : PrivacyPlan
     stage : {"prior", "train"}
-    how : {"sum", "median", "trimmed_mean"}
+    how : {"sum", "median", "trimmed_mean", "screened"}
+    prior : (str, int)
+        Kind of the prior and number of items, whose rows ``screened`` compares in the prior's stage.
 
     Returns
     -------
@@ -72,16 +75,31 @@ def combined(
         Of one release's noise in every coordinate of it (`noise_left`).
     """
     everybody = sum(bucket.partners for bucket in buckets)
-    plain = how == "sum"
+    plain = how in ("sum", "screened")
     raised = [1.0 if plain else everybody / bucket.partners for bucket in buckets]
     size, step = len(buckets[0].total), plan.step(stage)
     factors = step * np.array([up * _shortened(b, plan, stage) for b, up in zip(buckets, raised, strict=True)])
+    if how == "screened":
+        return _screened(
+            buckets, plan, stage, factors, Blocks.of_prior(*prior) if stage == "prior" else Blocks.one(size)
+        )
     total = np.empty(size)
     for start in range(0, size, BLOCK):
         block = np.stack([bucket.total[start : start + BLOCK] for bucket in buckets])
         total[start : start + BLOCK] = _combine(block * factors[:, None], how)
     noises = [up * _stddev(bucket, plan, stage) for bucket, up in zip(buckets, raised, strict=True)]
     return total, noise_left(tuple(noises), how)
+
+
+def _screened(
+    buckets: Sequence[BucketSum], plan: PrivacyPlan, stage: Stage, factors: NDArray[np.float64], blocks: Blocks
+) -> tuple[NDArray[np.float64], float]:
+    everybody = sum(bucket.partners for bucket in buckets)
+    stddevs = np.array([_stddev(bucket, plan, stage) * math.sqrt(_releases(plan, stage)) for bucket in buckets])
+    scales = np.array([everybody / bucket.partners for bucket in buckets])
+    raw = np.stack([bucket.total for bucket in buckets]) * factors[:, None]
+    total, _ = screened(raw, scales, stddevs, blocks)
+    return total, math.hypot(*(_stddev(bucket, plan, stage) for bucket in buckets))
 
 
 def described(buckets: Sequence[BucketSum], plan: PrivacyPlan, stage: Stage) -> list[dict[str, Any]]:

@@ -252,7 +252,8 @@ class VeilrecStrategy(Strategy):
         """The sum in units of the clip norm's scale, and the standard deviation of one release's noise in it."""
         plan, step = self.run.plan, self.run.plan.step(stage)
         if gathered.buckets:
-            return combined(gathered.buckets, plan, stage, self.run.config.federation.combine)
+            prior = self.run.prior_kind, self.run.n_items
+            return combined(gathered.buckets, plan, stage, self.run.config.federation.combine, prior)
         stddev = step * math.sqrt(gathered.partners * plan.share_variance(stage, len(gathered.total)))
         return step * gathered.total.astype(np.float64), stddev
 

@@ -228,7 +228,8 @@ class FederationConfig(_Tree):
         much variance.
     combine : str
         What the coordinator makes of the buckets' sums: their plain ``sum``, or, coordinate by coordinate, their
-        ``median`` or ``trimmed_mean``, which a minority of poisoned buckets moves little.
+        ``median`` or ``trimmed_mean``, which a minority of poisoned buckets moves little; or the ``screened`` sum,
+        which leaves out what lies apart (`server.screening`).
     """
 
     partners: Positive = 4
@@ -236,7 +237,7 @@ class FederationConfig(_Tree):
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     secure_sum: bool = True
     buckets: Positive = 1
-    combine: Literal["sum", "median", "trimmed_mean"] = "sum"
+    combine: Literal["sum", "median", "trimmed_mean", "screened"] = "sum"
 
     @model_serializer(mode="wrap")
     def _told(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -84,6 +84,11 @@ class ReleaseShelf:
         """What `poll` handed over last."""
         return self._serving
 
+    @property
+    def remembered(self) -> Memory:
+        """The newest release that was ever served here, by any process, and the one that is pinned."""
+        return self._memory.read()
+
     def latest(self) -> ShelvedRelease | None:
         """The release to serve: the pinned one, else the newest not older than what was served; None for none.
 

@@ -196,6 +196,15 @@ class EventStore:
         ids = [tidy(user_id, "user_id") for user_id in user_ids]
         return self._found(dict(zip(self._key.pseudonyms(ids), ids, strict=True)), catalogue)
 
+    def sample(self, most: int, catalogue: Catalogue) -> Histories:
+        """The histories of at most `most` users, for figures about all: always the same users while they are held.
+
+        Their ids are not known here, so that events of one user at one time may be in another order than in training.
+        """
+        with answering(self._name, RankingError), self._reader.connect() as db:
+            keys = [bytes(row.user_key) for row in db.execute(tables.some_users(most))]
+        return self._found({key.hex(): key.hex() for key in keys}, catalogue)
+
     def reviews(self, user_id: str) -> frozenset[str]:
         """All texts that are held of a user, whether or not the catalogue has the items."""
         user = bytes.fromhex(self.pseudonym(user_id))

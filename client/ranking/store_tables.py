@@ -103,6 +103,11 @@ def users() -> Select[Any]:
     return select(func.count()).select_from(select(EVENTS.c.user_key).distinct().subquery())
 
 
+def some_users(most: int) -> Select[Any]:
+    """Keys of at most `most` users: pseudonyms, so that the first of them are as good as drawn."""
+    return select(EVENTS.c.user_key).distinct().order_by(EVENTS.c.user_key).limit(most)
+
+
 def write(db: Connection, rows: pl.DataFrame) -> int:
     """Write events, one row a key; of one that is held already rating and review are replaced where they differ.
 

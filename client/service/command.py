@@ -35,6 +35,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
     rate: Annotated[float, typer.Option(min=0, help="Requests a second of one token; 0: no limit.")] = 0.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    gate: Annotated[
+        bool, typer.Option(help="Hold a release of --releases back that leaps an item into too many users' lists.")
+    ] = True,
 ) -> None:
     """Local ranking over HTTP, with its web page."""
     from client.service.guard import check_exposure, read_tokens
@@ -46,7 +49,7 @@ def serve(
         raise ConfigError("Expected --trust KEY beside --releases: whose signature counts.")
     known = read_tokens(tokens) if tokens is not None else frozenset()
     check_exposure(host, known)
-    service = open_service(data, run, releases, trust or (), catalogue, premises, state, database, device)
+    service = open_service(data, run, releases, trust or (), catalogue, premises, state, database, device, gate=gate)
     listen(service, host, port, known, rate)
 
 
@@ -60,11 +63,15 @@ def open_service(
     state: Path | None,
     database: str | None,
     device: str,
+    *,
+    gate: bool = True,
 ) -> Service:
     """The service that the options describe; the shop's interactions are in its store."""
     from client.data.cleaning import clean
     from client.data.ingest import data_home
     from client.data.pseudonyms import PseudonymKey
+    from client.ranking.held_releases import held_of
+    from client.ranking.promotion_gate import PromotionGate
     from client.ranking.rank import data_of
     from client.ranking.release_memory import memory_of
     from client.ranking.releases import ReleaseShelf
@@ -91,7 +98,7 @@ def open_service(
     store = EventStore.open(database or f"sqlite:///{folder / 'events.sqlite'}", key)
     store.import_histories(cleaned.interactions)
     maker = StandMaker(theirs, ours, folder, home / "cache" / "text-vectors.sqlite", device, premises)
-    return Service(maker, source, store, Monitor())
+    return Service(maker, source, store, Monitor(), gate=PromotionGate(held_of(state)) if gate else None)
 
 
 def quiet() -> None:

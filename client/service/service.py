@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.ranking.promotion_gate import USERS, PromotionGate
+from client.ranking.release_folders import known_of
+from client.ranking.release_memory import Known
 from client.ranking.releases import ReleaseShelf
 from client.ranking.store import Appended, EventStore
 from client.ranking.store_rows import Event
@@ -44,6 +47,17 @@ class Source:
 class Service:
     """What answers, and all that it owns; `close` ends it.
 
+    Parameters
+    ----------
+    maker : StandMaker
+    source : Source
+    store : EventStore
+    monitor : Monitor
+    every_s : float
+        How often the shelf is looked at.
+    gate : PromotionGate, optional
+        Holds releases of the shelf back that put an item before too many of the partner's users.
+
     Raises
     ------
     IntegrityError
@@ -51,9 +65,16 @@ class Service:
     """
 
     def __init__(
-        self, maker: StandMaker, source: Source, store: EventStore, monitor: Monitor, *, every_s: float = 2.0
+        self,
+        maker: StandMaker,
+        source: Source,
+        store: EventStore,
+        monitor: Monitor,
+        *,
+        every_s: float = 2.0,
+        gate: PromotionGate | None = None,
     ) -> None:
-        self._maker, self._source, self.store, self.monitor = maker, source, store, monitor
+        self._maker, self._source, self.store, self.monitor, self._gate = maker, source, store, monitor, gate
         self._others: dict[int, Stand] = {}
         self._lock, self._answered_until = threading.Lock(), 0.0
         self._first: Stand | None = None
@@ -132,7 +153,7 @@ class Service:
         if shelf is None:
             return False
         before = self.desk.stand
-        found = shelf.poll(lambda release: self._serve(self._maker.make(release, signed=True)))
+        found = shelf.poll(lambda release: self._serve(self._admitted(shelf, release)))
         entries = shelf.entries()
         self.monitor.refused.set(sum(entry.refusal is not None for entry in entries))
         whole = {entry.manifest["fingerprint"] for entry in entries if entry.manifest is not None and not entry.refusal}
@@ -149,7 +170,7 @@ class Service:
             self._first = self._maker.make(load_release(self._source.adapter), signed=False)
         shelf = self._source.shelf
         if shelf is not None:
-            shelf.poll(self._begin)
+            shelf.poll(lambda release: self._begin(shelf, release))
             if self._first is None:
                 raise shelf.nothing()
         if self._first is None:
@@ -157,8 +178,48 @@ class Service:
         self.monitor.version.set(self._first.info.version)
         return self._first
 
-    def _begin(self, release: Release) -> None:
-        self._first = self._maker.make(release, signed=True)
+    def _begin(self, shelf: ReleaseShelf, release: Release) -> None:
+        self._first = self._admitted(shelf, release)
+
+    def _admitted(self, shelf: ReleaseShelf, release: Release) -> Stand:
+        """A stand for a release of the shelf, unless the gate holds it back; it lets pass what is pinned or was served.
+
+        Raises
+        ------
+        RankingError
+            If the gate holds it back.
+        """
+        if self._gate is None:
+            return self._maker.make(release, signed=True)
+        known, memory = known_of(release.manifest), shelf.remembered
+        trusted = known in (memory.pinned, memory.newest)
+        if not trusted:
+            self._gate.check_known(known)  # it is asked again and again: a stand takes seconds to make
+        stand = self._maker.make(release, signed=True)
+        histories = self.store.sample(USERS, stand.engine.catalogue)
+        if trusted:
+            self._gate.look(known, stand.engine, histories)
+            return stand
+        served = self._recalled(shelf, shelf.serving or memory.newest)
+        try:
+            self._gate.admit(known, stand.engine, histories, served)
+        except RankingError:
+            self.monitor.tell("held", version=known.version)
+            raise
+        return stand
+
+    def _recalled(self, shelf: ReleaseShelf, served: Known | None) -> Known | None:
+        """The release that was served last, looked at once more if this process did not; None if it is gone."""
+        if self._gate is None or served is None or served.fingerprint in self._gate.shown:
+            return served
+        try:
+            stand = self._maker.make(shelf.open(served.version), signed=True)
+        except VeilrecError:
+            return None
+        if stand.info.fingerprint != served.fingerprint:
+            return None
+        self._gate.look(served, stand.engine, self.store.sample(USERS, stand.engine.catalogue))
+        return served
 
     def _serve(self, stand: Stand) -> None:
         self.desk.serve(stand)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from simulations.audit.poisoning.command import poisoning
 from simulations.benchmarks.cold import cold
 from simulations.benchmarks.explain_command import explain
 from simulations.benchmarks.pii_command import pii
@@ -27,6 +28,7 @@ bench_app.command()(explain)
 bench_app.command()(rerank)
 bench_app.command()(questions)
 bench_app.command()(pii)
+bench_app.command()(poisoning)
 
 _HEADINGS = {
     "parameters": "size",

@@ -124,11 +124,12 @@ def _check_estimate(rung: RungResult, estimate: Estimate, plan: PrivacyPlan, see
 def _check_assessed(rung: RungResult, estimate: Estimate, plan: PrivacyPlan, seed: int, where: str) -> None:
     """An estimate of `assess`: made anew from the scores of its name."""
     found = [scores for scores in rung.scores if scores.name == estimate.about]
-    if len(found) != 1 or estimate.about not in PARTS:
+    part = PARTS.get(estimate.about.partition(", ")[0])  # "<part>", or "<part>, <what the scores are>"
+    if len(found) != 1 or part is None:
         raise IntegrityError(f"{where}: Expected the scores that it was made from, under its name, got {len(found)}.")
     try:
         confidence = 1 - len(ESTIMATORS) * (1 - estimate.confidence)  # of all of them together, as `assess` takes it
-        anew = assess(found[0], plan, PARTS[estimate.about], confidence=confidence, seed=seed)
+        anew = assess(found[0], plan, part, confidence=confidence, seed=seed)
     except VeilrecError as error:
         raise IntegrityError(f"{where}: {error}") from None
     (expected,) = (one for one in anew if one.estimator == estimate.estimator)

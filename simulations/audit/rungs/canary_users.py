@@ -20,7 +20,7 @@ from simulations.audit.estimators.insider import insider_scores
 from simulations.audit.findings import Estimate, RungResult, ScoreSet, judge
 from simulations.audit.power import HALVED, measure
 from simulations.audit.rerun import Rerun, rows_of
-from simulations.audit.rungs.gradient_canaries import of_estimator, told_apart
+from simulations.audit.rungs.gradient_canaries import named, of_estimator, told_apart
 from simulations.audit.separation import power_if_doubled
 
 NAME, TITLE = "2-canary-users", "Canary users made of real items and of texts"
@@ -34,7 +34,7 @@ def canary_users_rung(made: Rerun, *, seed: int) -> RungResult:
     estimates: list[Estimate] = []
     power: float | None = None
     if plan.steps:
-        found = assess(sums, plan, "training", parts=2, seed=seed)
+        found = named(assess(sums, plan, "training", parts=2, seed=seed), sums)
         if plan.mode != "none" and plan.local_steps == 1:
             told = measure(
                 plan,
@@ -48,7 +48,8 @@ def canary_users_rung(made: Rerun, *, seed: int) -> RungResult:
             power, found = told.refuted, tuple(replace(one, power=of_estimator(told, one.estimator)) for one in found)
         estimates += found
     outside = power_if_doubled(release, plan, "whole", parts=2, seed=seed)
-    estimates += [replace(one, power=outside) for one in assess(release, plan, "whole", parts=2, seed=seed)]
+    read = named(assess(release, plan, "whole", parts=2, seed=seed), release)
+    estimates += [replace(one, power=outside) for one in read]
     refuted = any(one.refutes for one in estimates)
     measurements = [told_apart(one) for one in (sums, release)] if plan.mode == "none" else []
     refuted = refuted or not all(one.holds for one in measurements)
@@ -77,14 +78,14 @@ def _insider(made: Rerun) -> ScoreSet:
     """From every round's sum, what lies along the direction that a canary has for itself."""
     inside, signal = made.subjects.text.inside, max(float(made.reach.mean()), 1e-6) if made.reach.size else 1.0
     told = insider_scores(made.plan, "training", training=made.projections, signal=signal)
-    return ScoreSet(f"released sums, {ABOUT['training']}", told[inside], told[~inside])
+    return ScoreSet(f"{ABOUT['training']}, released sums", told[inside], told[~inside])
 
 
 def _reader(made: Rerun) -> ScoreSet:
     """From the release alone."""
     histories, gained = gains(load_release(made.adapter), made.apart.learner(0))
     own, inside = gained[rows_of(histories, made.subjects.text.names)], made.subjects.text.inside
-    return ScoreSet("loss under the release", np.asarray(own[inside]), np.asarray(own[~inside]))
+    return ScoreSet(f"{ABOUT['whole']}, loss under the release", np.asarray(own[inside]), np.asarray(own[~inside]))
 
 
 def _why(unclaimed: bool, refuted: bool, power: float | None) -> str:

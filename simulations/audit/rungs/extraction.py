@@ -42,7 +42,7 @@ from simulations.audit.rungs.extraction_secrets import (
     untrained_like,
     without_seen,
 )
-from simulations.audit.rungs.membership import bounded, clearly_apart, decided, largest_bound
+from simulations.audit.rungs.membership import bounded, clearly_apart, decided, largest_bound, whole
 from simulations.workspace import Workspace, simulated_key
 
 NAME, TITLE = "7-extraction", "Attribute inference and extraction of texts"
@@ -163,7 +163,7 @@ def extraction_rung(
         power=max(powers, default=None),
         measurements=tuple(measurements),
         estimates=tuple(estimates),
-        scores=tuple(scores),
+        scores=tuple(ScoreSet(whole(one), one.inside, one.outside) for one in scores),
         facts={
             "seed": seed,
             "attributes": _attribute_facts(people, learned, plain),

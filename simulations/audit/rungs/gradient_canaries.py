@@ -111,6 +111,11 @@ def _power(made: Rerun, part: Part, scores: ScoreSet, parts: int, seed: int) -> 
     )
 
 
+def named(estimates: tuple[Estimate, ...], scores: ScoreSet) -> tuple[Estimate, ...]:
+    """The estimates, about the scores by their name: ``<part>, <what they are>``."""
+    return tuple(replace(one, about=scores.name) for one in estimates)
+
+
 def of_estimator(power: Power, estimator: str) -> float:
     """The share of one estimator, by its name in findings."""
     return {SNJ: power.snj, FDP: power.fdp, AREA: power.area, PAIR: power.pair}[estimator]

@@ -24,6 +24,7 @@ from shared.config import RunConfig, load_config
 from shared.errors import ConfigError
 from shared.privacy.accounting import build_plan
 from shared.privacy.plan import PrivacyPlan
+from simulations.audit.claims import ABOUT
 from simulations.audit.estimators.assess import assess
 from simulations.audit.estimators.roc import roc
 from simulations.audit.findings import Estimate, Measurement, RungResult, ScoreSet, Verdict
@@ -116,7 +117,7 @@ def membership_rung(
         power=max(powers, default=None),
         measurements=tuple(measurements),
         estimates=tuple(estimates),
-        scores=tuple(scores),
+        scores=tuple(ScoreSet(whole(one), one.inside, one.outside) for one in scores),
         facts={
             "candidates": len(names),
             "inside": int(shadows.inside.sum()),
@@ -213,10 +214,15 @@ def bounded(scores: Sequence[ScoreSet], plan: PrivacyPlan, seed: int) -> list[Es
     for one in scores:
         power = power_if_doubled(one, plan, "whole", parts=parts, seed=seed)
         made += [
-            replace(estimate, about=f"whole run, {one.name}", power=power)
+            replace(estimate, about=whole(one), power=power)
             for estimate in assess(one, plan, "whole", parts=parts, seed=seed)
         ]
     return made
+
+
+def whole(scores: ScoreSet) -> str:
+    """What estimates from these scores are about: ``<part>, <what they are>``."""
+    return f"{ABOUT['whole']}, {scores.name}"
 
 
 def clearly_apart(scores: ScoreSet) -> Measurement:

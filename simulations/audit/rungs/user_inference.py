@@ -13,10 +13,11 @@ import numpy as np
 
 from shared.adapter import load_release
 from simulations.audit.black_box import gains
+from simulations.audit.claims import ABOUT
 from simulations.audit.estimators.assess import assess
 from simulations.audit.findings import Estimate, RungResult, ScoreSet, judge
 from simulations.audit.rerun import FRESH_SHARE, Rerun, rows_of
-from simulations.audit.rungs.gradient_canaries import told_apart
+from simulations.audit.rungs.gradient_canaries import named, told_apart
 from simulations.audit.separation import power_if_doubled
 
 NAME, TITLE = "4-user-inference", "User inference from fresh events and reviews"
@@ -27,15 +28,14 @@ TRAINED, FRESH = 0, 1
 def user_inference_rung(made: Rerun, *, seed: int) -> RungResult:
     """What the release of an audited re-run tells about real users, from events that nobody trained on."""
     start, plan = time.monotonic(), made.plan
-    fresh, trained = _scores(made, FRESH, "fresh events"), _scores(made, TRAINED, "events that were trained on")
+    fresh, trained = _scores(made, FRESH, "fresh events"), _scores(made, TRAINED, "trained events")
     estimates: list[Estimate] = []
     powers: list[float] = []
     for scores in (fresh, trained):
         power = power_if_doubled(scores, plan, "whole", parts=2, seed=seed)
         powers.append(power or 0.0)
         estimates += [
-            replace(one, about=f"whole run, {scores.name}", power=power)
-            for one in assess(scores, plan, "whole", parts=2, seed=seed)
+            replace(one, power=power) for one in named(assess(scores, plan, "whole", parts=2, seed=seed), scores)
         ]
     measurements = [told_apart(one) for one in (fresh, trained)] if plan.mode == "none" else []
     refuted = any(one.refutes for one in estimates) or not all(one.holds for one in measurements)
@@ -60,7 +60,7 @@ def user_inference_rung(made: Rerun, *, seed: int) -> RungResult:
 def _scores(made: Rerun, folder: int, name: str) -> ScoreSet:
     histories, gained = gains(load_release(made.adapter), made.apart.learner(folder))
     own, inside = gained[rows_of(histories, made.subjects.users.names)], made.subjects.users.inside
-    return ScoreSet(name, np.asarray(own[inside]), np.asarray(own[~inside]))
+    return ScoreSet(f"{ABOUT['whole']}, {name}", np.asarray(own[inside]), np.asarray(own[~inside]))
 
 
 def _why(power: float | None) -> str:
