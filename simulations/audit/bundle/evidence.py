@@ -53,6 +53,7 @@ AUDIT_KEYS = (
     "versions",
     "code_sha256",
     "rungs",
+    "mutations",
 )
 PLAN_KEYS, POLICY_KEYS = ("run_id", "plan", "config"), ("name", "simulated", "policy", "peers")
 RELEASE_MANIFEST, RELEASE_SIGNATURE = "adapter/manifest.json", "adapter/manifest.sig"
