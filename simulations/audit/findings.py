@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 ENOUGH_POWER = 0.8
 """The least power against "noise halved" with which a rung may say PASS."""
 CONFIDENCE = 0.95
-"""Of all bounds of one rung together."""
+"""Of an audit: what it may say falsely, it says in at most 5 % of all audits."""
+RUNG_CONFIDENCE = 0.99
+"""Of all bounds of one rung together: five of them (1, 2, 4, 5, 7) make one audit's `CONFIDENCE`. Rung 3 goes alone."""
 Scores = NDArray[np.float64]
 
 

@@ -21,7 +21,7 @@ from shared.privacy.plan import PrivacyPlan
 from simulations.audit.claims import ABOUT, Part, claim_of
 from simulations.audit.estimators.assess import guesses_of, level, refutations
 from simulations.audit.estimators.insider import insider_scores
-from simulations.audit.findings import CONFIDENCE, ScoreSet
+from simulations.audit.findings import RUNG_CONFIDENCE, ScoreSet
 
 HALVED = 0.5
 
@@ -100,7 +100,7 @@ def measure(
     runs: int = 100,
     seed: int = 0,
     delta: float | None = None,
-    confidence: float = CONFIDENCE,
+    confidence: float = RUNG_CONFIDENCE,
     parts: int = 1,
     prior_signal: float = 1.0,
     signal: float = 1.0,

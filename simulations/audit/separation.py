@@ -12,7 +12,7 @@ import numpy as np
 from shared.privacy.plan import PrivacyPlan
 from simulations.audit.claims import Part, claim_of
 from simulations.audit.estimators.assess import guesses_of, level, refutations
-from simulations.audit.findings import CONFIDENCE, ScoreSet
+from simulations.audit.findings import RUNG_CONFIDENCE, ScoreSet
 
 RUNS = 50
 
@@ -32,5 +32,5 @@ def power_if_doubled(scores: ScoreSet, plan: PrivacyPlan, part: Part, *, parts: 
             rng.standard_normal(len(scores.outside)),
         )
         counts = guesses_of(one, claim, seed + run)
-        found += refutations(one, counts, claim, level(CONFIDENCE, parts)).any
+        found += refutations(one, counts, claim, level(RUNG_CONFIDENCE, parts)).any
     return found / RUNS

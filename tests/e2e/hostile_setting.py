@@ -16,7 +16,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,7 @@ class Hostile(Deployment):
             section, _, key = path.partition(".")
             tree[section] = {**tree[section], key: value} if key else value
         config = RunConfig.model_validate(tree)
-        return self.signed({"config": config.model_dump(mode="json"), "plan": asdict(build_plan(config))})
+        return self.signed({"config": config.model_dump(mode="json"), "plan": build_plan(config).told()})
 
     def received(self, name: str) -> int:
         """Bytes that the gate has given a partner's node."""

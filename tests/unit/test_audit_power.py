@@ -13,7 +13,7 @@ from shared.privacy.plan import PrivacyPlan
 from simulations.audit.claims import ABOUT, Part, parts_of
 from simulations.audit.estimators.assess import AREA, ESTIMATORS, FDP, PAIR, SNJ, assess, level
 from simulations.audit.estimators.insider import insider_scores
-from simulations.audit.findings import ENOUGH_POWER, ScoreSet, Verdict, judge
+from simulations.audit.findings import ENOUGH_POWER, RUNG_CONFIDENCE, ScoreSet, Verdict, judge
 from simulations.audit.power import measure, power, simulate
 
 HONEST: list[tuple[PrivacyPlan, Part]] = [(FULL, "training"), (DEMO, "prior"), (DEMO, "training"), (DEMO, "whole")]
@@ -117,7 +117,7 @@ def test_assess_tells_every_estimator_its_claim_and_its_share_of_the_confidence(
     told = assess(gaussian_scores(1000, 1.0, 0), DEMO, "prior", parts=2)
     assert tuple(one.estimator for one in told) == ESTIMATORS == (SNJ, FDP, AREA, PAIR)
     assert {one.about for one in told} == {ABOUT["prior"]}
-    assert {one.confidence for one in told} == {level(0.95, 2)} == {1 - 0.05 / 8}
+    assert {one.confidence for one in told} == {level(RUNG_CONFIDENCE, 2)} == {1 - 0.01 / 8}
     assert [one.parametric for one in told] == [False, False, False, True]
     assert all(one.claimed == pytest.approx(7.2, abs=0.02) for one in told)
     assert all(one.lower_bound is not None and 0 < one.lower_bound < 7.2 and not one.refutes for one in told)

@@ -19,7 +19,7 @@ from shared.privacy.plan import PrivacyPlan
 from simulations.audit.claims import ABOUT, Claim, Part, claim_of
 from simulations.audit.estimators import area, fdp, gaussian_pair, snj
 from simulations.audit.estimators.guesses import Guesses, check_confidence, count_guesses
-from simulations.audit.findings import CONFIDENCE, Estimate, ScoreSet
+from simulations.audit.findings import RUNG_CONFIDENCE, Estimate, ScoreSet
 
 SNJ, FDP, AREA, PAIR = "one-run SNJ", "one-run f-DP", "ROC area", "Gaussian pair"
 ESTIMATORS = (SNJ, FDP, AREA, PAIR)
@@ -82,7 +82,7 @@ def assess(
     part: Part,
     *,
     delta: float | None = None,
-    confidence: float = CONFIDENCE,
+    confidence: float = RUNG_CONFIDENCE,
     parts: int = 1,
     seed: int = 0,
 ) -> tuple[Estimate, ...]:
