@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if item.get_closest_marker("soak"):
-            item.add_marker(pytest.mark.skip(reason="minutes of real processes: pytest -m soak"))
+            item.add_marker(pytest.mark.skip(reason="takes long: pytest -m soak"))
 
 
 @pytest.fixture(scope="session")

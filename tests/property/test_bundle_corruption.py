@@ -66,8 +66,7 @@ def test_an_audit_that_does_not_follow_from_its_numbers_is_found_by_both(change:
     assert "audit.json" in refused(edited("audit.json", change))[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.soak) for part in range(1, PARTS))])
 def test_a_thousand_corruptions_are_found_by_both(part: int) -> None:
     kinds = list(KINDS)
     for number in range(part, WHOLE, PARTS):

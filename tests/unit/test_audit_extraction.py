@@ -243,7 +243,7 @@ def exposures(result: RungResult, side: str) -> float:
     return float(np.mean([one[f"exposure_{side}"] for one in result.facts["texts"]["by_repeats"]]))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_unprotected_federation_gives_texts_away(tmp_path: Path) -> None:
     result = audited(tmp_path, PLAIN)
     assert result.verdict is Verdict.FAIL

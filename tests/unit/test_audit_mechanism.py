@@ -48,7 +48,7 @@ def failing(result: RungResult) -> list[str]:
 # --- the rung
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_installed_mechanism_passes_under_a_plan_that_it_was_not_written_for(tiny: RunConfig) -> None:
     """Right code fails once in 5,000 runs: the false alarms of all statistics add up to less than 2e-4."""
     plan = replace(REFERENCE, partners=7, survivors=5, colluders=2, population=9000, sampling_rate=0.15, clip_norm=0.2)
