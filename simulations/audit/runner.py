@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from client.app import partner_folder
+from client.audit_canaries import Reveal
 from server.app import describe_run
 from server.transcript import TRANSCRIPTS
 from shared.catalogue import read_catalogue
@@ -32,6 +33,8 @@ AUDIT_FILE, FORMAT = "audit.json", 1
 DEFAULT_RUNGS = (0, 1, 2, 4, 6)
 """Minutes on two cores; 5 and 7 train reference models, 3 needs a run with canaries in its own rounds."""
 DEFAULT_SIZES = Sizes()
+REVEALS = "audit/reveals"
+"""In a run folder: what partners tell of their canaries after a run; their ledgers lie in ``ledgers/``."""
 Tell = Callable[[str], None]
 
 
@@ -141,12 +144,30 @@ def _user_inference(audit: Audit) -> RungResult:
 
 
 def _cosines(audit: Audit) -> RungResult:
+    from simulations.audit.rungs.cosines import audit as audit_reveals
     from simulations.audit.rungs.cosines import audit_run
 
     audit.tell("rung 3: canaries in the run's own rounds")
+    if not (audit.run / "partners").is_dir():  # a federation of real partners
+        reveals = _reveals(audit.run / REVEALS)
+        ledgers = {one.partner: audit.run / "ledgers" / f"{one.partner}.jsonl" for one in reveals}
+        return audit_reveals(audit.run, reveals, ledgers, seed=audit.seed)
     workspace = Workspace.open(audit.run / "partners")
     folders = [partner_folder(workspace.root, k) for k in range(workspace.partners)]
     return audit_run(audit.run, folders, seed=audit.seed)
+
+
+def _reveals(folder: Path) -> list[Reveal]:
+    """What partners handed out with ``veilrec partner audit-canaries``, a file each."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            found.append(Reveal(**json.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError):
+            raise DataError(f"{file}: Expected what `veilrec partner audit-canaries` writes.") from None
+    if not found:
+        raise DataError(f"{folder}: Expected a file of each partner, by `veilrec partner audit-canaries --out`.")
+    return found
 
 
 def _membership(audit: Audit) -> RungResult:
