@@ -109,11 +109,12 @@ def test_a_request_over_the_limit_is_refused_at_the_gate_and_counted(federation:
 
 def test_a_partner_that_comes_in_the_middle_is_in_the_next_round(federation: Faulty) -> None:
     federation.start("dora")
-    soon(lambda: "connected" in federation.said("dora"), WAIT_S, "a connected node")
+    soon(lambda: "message" in federation.said("dora"), WAIT_S, "a node whose agent has answered")
     attempted = len(federation.rounds()) + len(federation.attempts())
     federation.wait_for_cohort(4, WAIT_S)
-    # The round that was going on when it came, the one that it is in, and one for the moment in between.
-    assert len(federation.rounds()) + len(federation.attempts()) <= attempted + 3
+    # The round that was going on when it came, the one that it is in, and some in which its agent, on a machine that
+    # has other things to do, still loads the model.
+    assert len(federation.rounds()) + len(federation.attempts()) <= attempted + 5
 
 
 def test_a_late_partner_is_left_out_and_disturbs_no_later_round(federation: Faulty) -> None:
