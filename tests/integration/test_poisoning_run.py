@@ -63,6 +63,7 @@ def kept_sums(root: Path) -> np.ndarray:
     return np.asarray(np.sum(found, axis=0))
 
 
+@pytest.mark.soak
 def test_masks_hide_an_attacker_and_change_no_bit_of_the_sum(federation: Path, tmp_path: Path) -> None:
     same: list[tuple[Stage, bool]] = []
 

@@ -254,7 +254,7 @@ def test_members_of_a_bundle_are_those_that_were_collected(run: Made) -> None:
     assert sealed.members == run.members
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_whole_simulation_is_evidence(tmp_path: Path) -> None:
     """With BERT, its release and its own ``run.json``; a sampled plan, people at two partners."""
     interactions, items = generate(MarketplaceConfig(users=40, items=136, partners=4, seed=5))
