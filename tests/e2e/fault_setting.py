@@ -154,6 +154,12 @@ class Faulty(Deployment):
         self.wait(lambda: number in self.cohorts(before), timeout_s, f"a round of {number} partners")
         return next(record for record in self.rounds()[before:] if record["cohort"] == number)
 
+    def gather(self, timeout_s: float) -> None:
+        """All partners in one round: those that are not there, as no test has started them yet, are started."""
+        if absent := [name for name in NAMES if name not in self.processes]:
+            self.start(*absent)
+        self.wait_for_cohort(len(NAMES), timeout_s)
+
     def status(self) -> dict[str, Any]:
         """What the coordinator says of itself."""
         return cast("dict[str, Any]", json.loads((self.run / "status.json").read_text()))

@@ -118,6 +118,7 @@ def test_a_partner_that_comes_in_the_middle_is_in_the_next_round(federation: Fau
 
 
 def test_a_late_partner_is_left_out_and_disturbs_no_later_round(federation: Faulty) -> None:
+    federation.gather(WAIT_S)
     (agent,) = federation.agents("dora")
     os.kill(agent, signal.SIGSTOP)
     try:
@@ -130,7 +131,7 @@ def test_a_late_partner_is_left_out_and_disturbs_no_later_round(federation: Faul
 
 
 def test_below_the_quorum_attempts_are_counted_until_the_partners_are_back(federation: Faulty) -> None:
-    federation.wait_for_cohort(4, WAIT_S)
+    federation.gather(WAIT_S)
     failed = len(federation.attempts())
     federation.lose("dora")
     lost = federation.wait_for_cohort(3, WAIT_S)
@@ -150,7 +151,7 @@ def test_below_the_quorum_attempts_are_counted_until_the_partners_are_back(feder
 @pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by root alone")
 def test_a_partner_whose_disk_is_full_refuses_and_loses_nothing(federation: Faulty) -> None:
-    federation.wait_for_cohort(4, WAIT_S)
+    federation.gather(WAIT_S)
     folder = federation.folder("dora")
     with filled(folder):
         began = len(federation.rounds())
@@ -170,7 +171,7 @@ def test_a_partner_whose_disk_is_full_refuses_and_loses_nothing(federation: Faul
 @pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by root alone")
 def test_a_coordinator_whose_disk_is_full_goes_on_from_its_last_whole_round(federation: Faulty) -> None:
-    federation.wait_for_cohort(4, WAIT_S)
+    federation.gather(WAIT_S)
     with filled(federation.home):
         held = len(federation.log("server"))
         full = "disk is full|No space left|run_failed"
@@ -203,7 +204,7 @@ def test_a_coordinator_that_is_stopped_leaves_no_process_and_goes_on_when_it_is_
 @pytest.mark.slow
 @pytest.mark.soak
 def test_a_revoked_partner_is_asked_no_more_and_its_node_does_not_spin(federation: Faulty) -> None:
-    federation.wait_for_cohort(4, WAIT_S)
+    federation.gather(WAIT_S)
     revoke(federation.home, "dora")
     federation.wait_for_cohort(3, WAIT_S)
     before, began = federation.said("dora").count("started"), time.monotonic()
