@@ -39,7 +39,7 @@ from simulations.audit.rungs.extraction import (
     extraction_rung,
 )
 from simulations.audit.rungs.extraction_secrets import ALTERNATIVES, Exposed, Secrets, exposed, placed, untrained_like
-from simulations.audit.rungs.membership import bounded, clearly_apart, decided
+from simulations.audit.verdicts import bounded, decided, told_apart
 from simulations.workspace import Workspace, simulated_key
 
 MODEL = ModelConfig(adapted_layers=1, lora_rank=8, lora_alpha=16, head_rank=16, max_events=16, max_tokens=16)
@@ -125,10 +125,10 @@ def test_texts_that_were_learned_by_heart_are_found_first(learner: Learner, lear
     # 4 standard errors of a mean of exposures at chance: false failure 6e-5.
     assert abs(outside - _chance()) < 4 * 1.44 / np.sqrt((~secrets.inside).sum())
     scores = _secret_scores(secrets, found)
-    assert clearly_apart(scores).holds is False
+    assert told_apart(scores).holds is False
     mixed = np.random.default_rng(0).permutation(np.concatenate([scores.inside, scores.outside]))
     shuffled = ScoreSet("shuffled", mixed[: len(scores.inside)], mixed[len(scores.inside) :])
-    assert clearly_apart(shuffled).holds
+    assert told_apart(shuffled).holds
 
 
 def test_a_model_that_never_saw_the_texts_exposes_none(learner: Learner, secrets: Secrets) -> None:
@@ -220,7 +220,7 @@ def _untrained_model(world: Workspace) -> BehaviourStage:
 def test_verdicts_follow_the_margins(changes: dict[str, Any], leak: float, expected: Verdict) -> None:
     rng, plan = np.random.default_rng(2), build_plan(changed(PRIVATE, changes))
     scores = [ScoreSet(name, rng.normal(size=90) + leak, rng.normal(size=100)) for name in ("texts", "attributes")]
-    measured = [clearly_apart(one) for one in scores] if plan.mode == "none" else []
+    measured = [told_apart(one) for one in scores] if plan.mode == "none" else []
     assert decided(plan, bounded(scores, plan, 0), measured)[0] is expected
 
 
@@ -248,7 +248,7 @@ def test_an_unprotected_federation_gives_texts_away(tmp_path: Path) -> None:
     result = audited(tmp_path, PLAIN)
     assert result.verdict is Verdict.FAIL
     assert exposures(result, "inside") > exposures(result, "outside") + 2.0
-    assert {one.name: one.holds for one in result.measurements}["AUC of canary texts"] is False
+    assert {one.name: one.holds for one in result.measurements}["user membership AUC, canary texts"] is False
     assert RungResult.from_json(result.to_json()).to_json() == result.to_json()
 
 

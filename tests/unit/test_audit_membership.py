@@ -22,14 +22,12 @@ from simulations.audit.retraining import drawn, events_of, federation, of, witho
 from simulations.audit.rungs.membership import (
     Shadows,
     attacked,
-    bounded,
-    clearly_apart,
-    decided,
     drawn_coins,
     lira,
     membership_rung,
     rmia,
 )
+from simulations.audit.verdicts import bounded, decided, told_apart
 from simulations.workspace import Workspace, prepare
 
 M = 300
@@ -114,7 +112,7 @@ def test_swapped_labels_bound_nothing() -> None:
 def verdict(leak: float, config: RunConfig) -> Verdict:
     """Of synthetic models under a plan."""
     plan, scores = build_plan(config), attacked(shadows(leak, 2))
-    measured = [clearly_apart(one) for one in scores] if plan.mode == "none" else []
+    measured = [told_apart(one) for one in scores] if plan.mode == "none" else []
     return decided(plan, bounded(scores, plan, 0), measured)[0]
 
 

@@ -50,60 +50,6 @@ def parameters(setting: Setting) -> Iterator[Finding]:
         )
 
 
-@check(CHECKS, "a sum over few")
-def cohorts(setting: Setting) -> Iterator[Finding]:
-    """Attacks by small cohorts."""
-    yield from _attacked(setting, cohort.ATTACKS)
-
-
-@check(CHECKS, "the difference of two sums")
-def rosters(setting: Setting) -> Iterator[Finding]:
-    """Attacks by changed rosters."""
-    yield from _attacked(setting, roster.ATTACKS)
-
-
-@check(CHECKS, "keys that the pinned identity did not sign")
-def substituted_keys(setting: Setting) -> Iterator[Finding]:
-    """Attacks by substituted keys."""
-    yield from _attacked(setting, keys.ATTACKS)
-
-
-@check(CHECKS, "secrets opened that must stay closed")
-def unmaskings(setting: Setting) -> Iterator[Finding]:
-    """Attacks on the opening."""
-    yield from _attacked(setting, unmasking.ATTACKS)
-
-
-@check(CHECKS, "a message that is taken twice, or out of its turn")
-def replayed(setting: Setting) -> Iterator[Finding]:
-    """Attacks by repetition."""
-    yield from _attacked(setting, replays.ATTACKS)
-
-
-@check(CHECKS, "a model that is not that of the plan")
-def other_models(setting: Setting) -> Iterator[Finding]:
-    """Attacks by models."""
-    yield from _attacked(setting, models.ATTACKS)
-
-
-@check(CHECKS, "a plan that nobody signed, or below the partner's floor")
-def weak_plans(setting: Setting) -> Iterator[Finding]:
-    """Attacks by plans."""
-    yield from _attacked(setting, plans.ATTACKS)
-
-
-@check(CHECKS, "a message that a partner cannot read")
-def malformed(setting: Setting) -> Iterator[Finding]:
-    """Attacks by messages."""
-    yield from _attacked(setting, messages.ATTACKS)
-
-
-@check(CHECKS, "a budget that is spent twice")
-def overspending(setting: Setting) -> Iterator[Finding]:
-    """Attacks on the ledger."""
-    yield from _attacked(setting, spending.ATTACKS)
-
-
 def _attacked(setting: Setting, attacks: Sequence[Attack]) -> Iterator[Finding]:
     """One number for all attacks, and the name of each that came through."""
     results = run(Practice.build(setting.folder(), Policy()), attacks)
@@ -114,3 +60,21 @@ def _attacked(setting: Setting, attacks: Sequence[Attack]) -> Iterator[Finding]:
         if not result.refused:
             told = f"attack '{result.name}' (expected {result.expected})"
             yield Finding(Measurement(told, 0.0, "1", False, result.description))
+
+
+BOOKS = {
+    "cohorts": ("a sum over few", cohort.ATTACKS),
+    "rosters": ("the difference of two sums", roster.ATTACKS),
+    "substituted_keys": ("keys that the pinned identity did not sign", keys.ATTACKS),
+    "unmaskings": ("secrets opened that must stay closed", unmasking.ATTACKS),
+    "replayed": ("a message that is taken twice, or out of its turn", replays.ATTACKS),
+    "other_models": ("a model that is not that of the plan", models.ATTACKS),
+    "weak_plans": ("a plan that nobody signed, or below the partner's floor", plans.ATTACKS),
+    "malformed": ("a message that a partner cannot read", messages.ATTACKS),
+    "overspending": ("a budget that is spent twice", spending.ATTACKS),
+}
+"""The attacks of the kit by the name of their check, with what goes wrong where one comes through."""
+CHECKS += [
+    Check(f"refusals.{name}", catches, partial(_attacked, attacks=attacks))
+    for name, (catches, attacks) in BOOKS.items()
+]

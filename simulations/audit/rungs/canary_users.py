@@ -20,8 +20,8 @@ from simulations.audit.estimators.insider import insider_scores
 from simulations.audit.findings import Estimate, RungResult, ScoreSet, judge
 from simulations.audit.power import HALVED, measure
 from simulations.audit.rerun import Rerun, rows_of
-from simulations.audit.rungs.gradient_canaries import named, of_estimator, told_apart
-from simulations.audit.separation import power_if_doubled
+from simulations.audit.rungs.gradient_canaries import of_estimator
+from simulations.audit.verdicts import about, bounded, largest_bound, told_apart
 
 NAME, TITLE = "2-canary-users", "Canary users made of real items and of texts"
 
@@ -34,7 +34,7 @@ def canary_users_rung(made: Rerun, *, seed: int) -> RungResult:
     estimates: list[Estimate] = []
     power: float | None = None
     if plan.steps:
-        found = named(assess(sums, plan, "training", parts=2, seed=seed), sums)
+        found = tuple(replace(one, about=sums.name) for one in assess(sums, plan, "training", parts=2, seed=seed))
         if plan.mode != "none" and plan.local_steps == 1:
             told = measure(
                 plan,
@@ -47,24 +47,21 @@ def canary_users_rung(made: Rerun, *, seed: int) -> RungResult:
             )
             power, found = told.refuted, tuple(replace(one, power=of_estimator(told, one.estimator)) for one in found)
         estimates += found
-    outside = power_if_doubled(release, plan, "whole", parts=2, seed=seed)
-    read = named(assess(release, plan, "whole", parts=2, seed=seed), release)
-    estimates += [replace(one, power=outside) for one in read]
+    estimates += bounded([release], plan, seed, parts=2)
     refuted = any(one.refutes for one in estimates)
     measurements = [told_apart(one) for one in (sums, release)] if plan.mode == "none" else []
     refuted = refuted or not all(one.holds for one in measurements)
-    bounds = [one.lower_bound for one in estimates if not one.parametric and one.lower_bound is not None]
     return RungResult(
         name=NAME,
         title=TITLE,
         verdict=judge(refuted, power),
         why=_why(plan.mode == "none", refuted, power),
         seconds=time.monotonic() - start,
-        epsilon_lower_bound=max(bounds, default=None),
+        epsilon_lower_bound=largest_bound(estimates),
         power=power,
         measurements=tuple(measurements),
         estimates=tuple(estimates),
-        scores=(sums, release),
+        scores=(sums, replace(release, name=about(release))),
         facts={
             "canaries": len(made.subjects.text),
             "inside": int(made.subjects.text.inside.sum()),
@@ -85,7 +82,7 @@ def _reader(made: Rerun) -> ScoreSet:
     """From the release alone."""
     histories, gained = gains(load_release(made.adapter), made.apart.learner(0))
     own, inside = gained[rows_of(histories, made.subjects.text.names)], made.subjects.text.inside
-    return ScoreSet(f"{ABOUT['whole']}, loss under the release", np.asarray(own[inside]), np.asarray(own[~inside]))
+    return ScoreSet("loss under the release", np.asarray(own[inside]), np.asarray(own[~inside]))
 
 
 def _why(unclaimed: bool, refuted: bool, power: float | None) -> str:

@@ -42,7 +42,7 @@ from simulations.audit.rungs.extraction_secrets import (
     untrained_like,
     without_seen,
 )
-from simulations.audit.rungs.membership import bounded, clearly_apart, decided, largest_bound, whole
+from simulations.audit.verdicts import of_release
 from simulations.workspace import Workspace, simulated_key
 
 NAME, TITLE = "7-extraction", "Attribute inference and extraction of texts"
@@ -149,28 +149,8 @@ def extraction_rung(
     learned, plain = _log_chances(release, apart, people), _log_chances(_untrained(release), apart, people)
     found = exposed(release, world.learner(0), secrets)
     scores = [_attribute_scores(people, learned, plain), _secret_scores(secrets, found)]
-    estimates = bounded(scores, plan, seed)
-    measurements = [clearly_apart(one) for one in scores] if plan.mode == "none" else []
-    verdict, why = decided(plan, estimates, measurements)
-    powers = [one.power for one in estimates if one.power is not None]
-    return RungResult(
-        NAME,
-        TITLE,
-        verdict,
-        why,
-        time.monotonic() - began,
-        epsilon_lower_bound=largest_bound(estimates),
-        power=max(powers, default=None),
-        measurements=tuple(measurements),
-        estimates=tuple(estimates),
-        scores=tuple(ScoreSet(whole(one), one.inside, one.outside) for one in scores),
-        facts={
-            "seed": seed,
-            "attributes": _attribute_facts(people, learned, plain),
-            "texts": _secret_facts(secrets, found),
-            "power": "an upper estimate: half of the noise at most doubles the distance",
-        },
-    )
+    facts = {"attributes": _attribute_facts(people, learned, plain), "texts": _secret_facts(secrets, found)}
+    return of_release(NAME, TITLE, plan, scores, seed=seed, began=began, facts=facts)
 
 
 def _masses(events: pl.DataFrame, catalogue: Catalogue) -> NDArray[np.int64]:

@@ -13,14 +13,12 @@ from dataclasses import replace
 from simulations.audit.claims import ABOUT, Part, parts_of
 from simulations.audit.estimators.assess import AREA, FDP, PAIR, SNJ, assess
 from simulations.audit.estimators.insider import insider_scores
-from simulations.audit.estimators.roc import area_under
-from simulations.audit.findings import Estimate, Measurement, RungResult, ScoreSet, judge
+from simulations.audit.findings import RungResult, ScoreSet, judge
 from simulations.audit.power import HALVED, Power, measure
 from simulations.audit.rerun import Rerun
+from simulations.audit.verdicts import largest_bound, told_apart
 
 NAME, TITLE = "1-gradient-canaries", "Insider with gradient canaries in the real trainer"
-FOUND_AUC = 0.9
-"""Without a claim there is no bound to exceed: users of such a run are found if they are told apart this well."""
 
 
 def gradient_canaries_rung(made: Rerun, *, seed: int, began: float | None = None) -> RungResult:
@@ -52,7 +50,6 @@ def gradient_canaries_rung(made: Rerun, *, seed: int, began: float | None = None
     if made.plan.mode == "none":
         measurements = [told_apart(scores[part]) for part in parts]
         refuted = not all(one.holds for one in measurements)
-    last = parts[-1] if parts else None
     known = [power.refuted for power in powers.values() if power is not None]
     power = min(known) if len(known) == len(parts) > 0 else None
     return RungResult(
@@ -61,7 +58,7 @@ def gradient_canaries_rung(made: Rerun, *, seed: int, began: float | None = None
         verdict=judge(refuted, power),
         why=_why(made, refuted, power),
         seconds=time.monotonic() - start,
-        epsilon_lower_bound=bound_of(estimates, ABOUT[last]) if last else None,
+        epsilon_lower_bound=largest_bound(estimates),
         power=power,
         measurements=tuple(measurements),
         estimates=tuple(estimates),
@@ -82,20 +79,6 @@ def testable_parts(made: Rerun) -> tuple[Part, ...]:
     return parts if made.prior is not None else tuple(part for part in parts if part == "training")
 
 
-def told_apart(scores: ScoreSet) -> Measurement:
-    """How well members are told from others, where nothing is claimed."""
-    value = area_under(scores.inside, scores.outside)
-    return Measurement(
-        f"user membership AUC, {scores.name}", value, f"<= {FOUND_AUC}", value <= FOUND_AUC, "no privacy at all"
-    )
-
-
-def bound_of(estimates: list[Estimate], about: str) -> float | None:
-    """The largest lower bound that does not hang on a form of the scores' distribution."""
-    found = [one.lower_bound for one in estimates if one.about == about and not one.parametric]
-    return max((bound for bound in found if bound is not None), default=None)
-
-
 def _power(made: Rerun, part: Part, scores: ScoreSet, parts: int, seed: int) -> Power | None:
     """Of the tests of one part, if the noise were halved; None where it cannot be simulated."""
     if made.plan.mode == "none" or made.plan.local_steps > 1:
@@ -109,11 +92,6 @@ def _power(made: Rerun, part: Part, scores: ScoreSet, parts: int, seed: int) -> 
         parts=parts,
         prior_signal=made.prior_signal or 1.0,
     )
-
-
-def named(estimates: tuple[Estimate, ...], scores: ScoreSet) -> tuple[Estimate, ...]:
-    """The estimates, about the scores by their name: ``<part>, <what they are>``."""
-    return tuple(replace(one, about=scores.name) for one in estimates)
 
 
 def of_estimator(power: Power, estimator: str) -> float:

@@ -12,8 +12,8 @@ S&P 2022, with variances common to all users, as there for few references.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +23,15 @@ from scipy.special import logsumexp
 from shared.config import RunConfig, load_config
 from shared.errors import ConfigError
 from shared.privacy.accounting import build_plan
-from shared.privacy.plan import PrivacyPlan
-from simulations.audit.claims import ABOUT
-from simulations.audit.estimators.assess import assess
 from simulations.audit.estimators.roc import roc
-from simulations.audit.findings import Estimate, Measurement, RungResult, ScoreSet, Verdict
+from simulations.audit.findings import RungResult, ScoreSet
 from simulations.audit.retraining import Train, chosen, drawn, events_of, federation, of, told_of, train, without
-from simulations.audit.separation import power_if_doubled
+from simulations.audit.verdicts import of_release
 from simulations.workspace import Workspace
 
 NAME, TITLE = "5-membership", "Membership inference with reference models"
 LIRA_REFERENCES = 16
 """Fewer tell too little of each user's own distribution."""
-CLEARLY = 0.9
-"""Area under the ROC curve above which an unprotected run has failed."""
 Values = NDArray[np.float64]
 Coins = NDArray[np.bool_]
 
@@ -103,28 +98,18 @@ def membership_rung(
     plan, before = build_plan(config), Workspace.open(run / "partners")
     names, shadows = _trained(before, config, folder, seed, references, candidates, training, tell)
     scores = attacked(shadows)
-    estimates = bounded(scores, plan, seed)
-    measurements = [clearly_apart(one) for one in scores] if plan.mode == "none" else []
-    verdict, why = decided(plan, estimates, measurements)
-    powers = [one.power for one in estimates if one.power is not None]
-    return RungResult(
+    return of_release(
         NAME,
         TITLE,
-        verdict,
-        why,
-        time.monotonic() - began,
-        epsilon_lower_bound=largest_bound(estimates),
-        power=max(powers, default=None),
-        measurements=tuple(measurements),
-        estimates=tuple(estimates),
-        scores=tuple(ScoreSet(whole(one), one.inside, one.outside) for one in scores),
+        plan,
+        scores,
+        seed=seed,
+        began=began,
         facts={
             "candidates": len(names),
             "inside": int(shadows.inside.sum()),
             "references": references,
-            "seed": seed,
             "auc": {one.name: roc(one).auc for one in scores},
-            "power": "an upper estimate: half of the noise at most doubles the distance",
         },
     )
 
@@ -206,50 +191,3 @@ def attacked(shadows: Shadows) -> list[ScoreSet]:
         found["LiRA"] = lira(shadows)
     inside = shadows.inside
     return [ScoreSet(name, values[inside], values[~inside]) for name, values in found.items()]
-
-
-def bounded(scores: Sequence[ScoreSet], plan: PrivacyPlan, seed: int) -> list[Estimate]:
-    """Bounds on the whole run's epsilon from every set of scores, with an upper estimate of their power."""
-    parts, made = len(scores), []
-    for one in scores:
-        power = power_if_doubled(one, plan, "whole", parts=parts, seed=seed)
-        made += [
-            replace(estimate, about=whole(one), power=power)
-            for estimate in assess(one, plan, "whole", parts=parts, seed=seed)
-        ]
-    return made
-
-
-def whole(scores: ScoreSet) -> str:
-    """What estimates from these scores are about: ``<part>, <what they are>``."""
-    return f"{ABOUT['whole']}, {scores.name}"
-
-
-def clearly_apart(scores: ScoreSet) -> Measurement:
-    """Without privacy nothing is claimed; a run whose members are this easily told has failed all the same."""
-    area = roc(scores).auc
-    return Measurement(f"AUC of {scores.name}", area, f"<= {CLEARLY}", area <= CLEARLY, "no privacy at all")
-
-
-def largest_bound(estimates: Sequence[Estimate]) -> float | None:
-    """The largest bound that assumes no form of the scores."""
-    bounds = [one.lower_bound for one in estimates if not one.parametric and one.lower_bound is not None]
-    return max(bounds, default=None)
-
-
-def decided(
-    plan: PrivacyPlan, estimates: Sequence[Estimate], measurements: Sequence[Measurement]
-) -> tuple[Verdict, str]:
-    """FAIL or INCONCLUSIVE: the power of an attack on the release is known from above only, so it never says PASS."""
-    if any(one.refutes for one in estimates):
-        worst = max((one for one in estimates if one.refutes), key=lambda one: one.lower_bound or 0.0)
-        return Verdict.FAIL, f"The release tells more than the plan allows: {worst.estimator}, {worst.about}."
-    if not all(one.holds for one in measurements):
-        return Verdict.FAIL, "The release tells who was trained on: nothing protects them."
-    if plan.mode == "none":
-        return Verdict.INCONCLUSIVE, "Nothing is claimed, and these attacks tell little."
-    power = max((one.power or 0.0 for one in estimates), default=0.0)
-    return Verdict.INCONCLUSIVE, (
-        "The release tells no more than the plan allows; an attack on the release alone would have noticed half of the "
-        f"noise with a probability of at most {power:.2f}."
-    )
