@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from client.audit_canaries import SEED_BYTES, add_canaries, canary_names
@@ -26,9 +25,7 @@ from shared.config import ModelConfig, PriorConfig, RunConfig
 from shared.errors import AdapterMismatchError, PolicyViolationError
 from shared.hazmat.randomness import Randomness, randomness_for
 from shared.messages import ClippedSum, NoisedSum, RoundPlan
-from shared.model.behaviour import EventBatch
 from shared.model.prior import CollaborativePrior, effective_kind
-from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.model.weights import choose_device, has_fast_bf16
 from shared.privacy.lattice import LARGEST_VECTOR
 from shared.privacy.plan import PrivacyPlan
@@ -180,12 +177,7 @@ class Learner:
         return bench.model.dropping_out(chance, int.from_bytes(source.read(7, f"{at}/dropout"), "big"))
 
     def _logits(self, prior: CollaborativePrior, config: PriorConfig, bench: Workbench) -> PriorLogits:
-        scorer = PriorScorer(prior, config, bench.catalogue.items)
-
-        def logits(batch: EventBatch) -> torch.Tensor:
-            return mask_seen(scorer.all_positions(batch.items), batch.items)
-
-        return logits
+        return bench.prior_logits(prior, config)
 
     def _randomness(self, order: RoundPlan, party: str, secret: bytes | None) -> Randomness:
         return randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=party, secret=secret)

@@ -11,9 +11,11 @@ import torch
 
 from client.batches import PADDING
 from client.data.text_cache import TextCache
-from client.training import UserGradients
-from shared.config import ModelConfig
+from client.training import PriorLogits, UserGradients
+from shared.config import ModelConfig, PriorConfig
 from shared.model.behaviour import BehaviourStage, CatalogueVectors
+from shared.model.prior import CollaborativePrior
+from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.model.text import TextStage
 from shared.model.weights import find_base
 from shared.schema import Catalogue
@@ -33,6 +35,11 @@ class Workbench:
         """Whether noise may hide users whose gradients are computed in bfloat16 here; tried out once a process."""
         most = self.model.config.max_events
         return self.gradients.rows_stand_alone(self.catalogue, {min(PADDING, most), most})
+
+    def prior_logits(self, prior: CollaborativePrior, config: PriorConfig) -> PriorLogits:
+        """The prior's logits of a batch, without what was met before: what the behaviour stage is trained on top of."""
+        scorer = PriorScorer(prior, config, self.catalogue.items)
+        return lambda batch: mask_seen(scorer.all_positions(batch.items), batch.items)
 
 
 _open: dict[tuple[object, ...], Workbench] = {}

@@ -108,14 +108,20 @@ def run_federation(
     transcripts = TranscriptBook(out / TRANSCRIPTS, admission.key)
     witness = with_audit_sum(witness, out, run.run_id, run.plan, len(checkpoint.state.parameters))
     strategy = VeilrecStrategy(run, checkpoint, store, admission, receipts, observe, patience, transcripts, witness)
+    _finish_rounds(strategy, grid, attempts)
+    _release(out / "adapter", run, model, strategy.checkpoint, ReleaseBook(home, admission))
+    return strategy.checkpoint
+
+
+def _finish_rounds(strategy: VeilrecStrategy, grid: Grid, attempts: Attempts) -> None:
+    """Do the rounds that are left; one that fails is attempted again as long as there is patience."""
+    timeout = strategy.run.config.federation.timeout_s
     while strategy.rounds_left > 0:
         try:
-            strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=config.federation.timeout_s)
+            strategy.start(grid, ArrayRecord(), num_rounds=strategy.rounds_left, timeout=timeout)
         except ProtocolError as error:
             attempts.failed(strategy.checkpoint.round + 1, error)
         strategy.go_on()
-    _release(out / "adapter", run, model, strategy.checkpoint, ReleaseBook(home, admission))
-    return strategy.checkpoint
 
 
 def _release(folder: Path, run: Run, model: BehaviourStage, final: Checkpoint, book: ReleaseBook) -> None:

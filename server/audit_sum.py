@@ -7,7 +7,6 @@ noise the plan bills, and so is what they add up to: the file tells nothing that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from server.gathering import Gathered
+from server.strategy import Witness
 from shared.errors import DataError
 from shared.files import write_bytes
 from shared.privacy.plan import PrivacyPlan, Stage
 
 SUM_FILE = "audit/sum.safetensors"
 """In a run folder."""
-Witness = Callable[[int, Stage, Gathered], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from client.learner import Learner
+from client.training import PriorLogits
 from shared.adapter import Release
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch
 from shared.model.prior import uninformed
 from shared.model.weights import find_base
 from shared.schema import Histories
 from simulations.audit.text_probe import mean_losses
-from simulations.audit.watching import PriorOf, prior_logits
 
 Forward = Callable[[EventBatch], NDArray[np.float64]]
 
@@ -42,12 +42,12 @@ def gains(release: Release, learner: Learner) -> tuple[Histories, NDArray[np.flo
     )
     losses = []
     for model, prior in ((untrained, uninformed(len(learner.catalogue))), (release.model, release.prior)):
-        forward = _forward(model.to(learner.device), bench.catalogue, prior_logits(prior, bench, config))
+        forward = _forward(model.to(learner.device), bench.catalogue, bench.prior_logits(prior, config.prior))
         losses.append(mean_losses(forward, maker, config.training))
     return maker.histories, losses[0] - losses[1]
 
 
-def _forward(model: BehaviourStage, catalogue: CatalogueVectors, logits: PriorOf) -> Forward:
+def _forward(model: BehaviourStage, catalogue: CatalogueVectors, logits: PriorLogits) -> Forward:
     @torch.no_grad()
     def forward(batch: EventBatch) -> NDArray[np.float64]:
         moved = batch.to(catalogue.items.device)

@@ -30,7 +30,7 @@ from shared.schema import Histories
 from simulations.audit.canaries import Candidates, GradientCanaries, TextCanaries, at_partners
 from simulations.audit.retraining import events_of, federation
 from simulations.audit.text_probe import TextProbe
-from simulations.audit.watching import Watch, prior_logits
+from simulations.audit.watching import Watch
 from simulations.federation import InProcessGrid
 from simulations.segments import selected
 from simulations.workspace import Workspace, simulated_key
@@ -217,7 +217,7 @@ def _train(made: Rerun, out: Path, tell: Callable[[str], None]) -> None:
         seen.append(left[made.subjects.gradient.coordinates] / unit)
         kept = store.load(run_id)
         prior = (kept.prior if kept else None) or uninformed(len(workspace.catalogue))
-        probe.look(left, list(watch.others), prior_logits(prior, bench, config))
+        probe.look(left, list(watch.others), bench.prior_logits(prior, config.prior))
         watch.others.clear()
         tell(f"audited re-run: round {number}")
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.batches import BatchMaker
-from client.training import UserGradients
+from client.training import PriorLogits, UserGradients
 from client.workbench import Workbench
 from shared.config import TrainingConfig
 from shared.model.behaviour import EventBatch
 from shared.privacy.lattice import sensitivity
 from shared.privacy.plan import PrivacyPlan
-from simulations.audit.watching import PriorOf, clipped, content_of, contents_of
+from simulations.audit.watching import clipped, content_of, contents_of
 
 Values = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class TextProbe:
         self._seen: list[Values] = []
         self._reach: list[Values] = []
 
-    def look(self, left: Values, keys: Sequence[bytes], logits: PriorOf) -> None:
+    def look(self, left: Values, keys: Sequence[bytes], logits: PriorLogits) -> None:
         """Take a round in.
 
         Parameters
@@ -77,7 +77,7 @@ class TextProbe:
     def _stacked(self, rounds: list[Values]) -> Values:
         return np.stack(rounds, axis=1) if rounds else np.zeros((len(self._users), 0))
 
-    def _gradients(self, key: bytes, logits: PriorOf) -> Values:
+    def _gradients(self, key: bytes, logits: PriorLogits) -> Values:
         places = self._places(key)
         found = np.zeros((len(self._users), self._bench.gradients.size))
         for batch in self._maker.training(self._users, self._training, key):

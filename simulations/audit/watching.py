@@ -7,11 +7,10 @@ the released sum (clip, lattice, noise, masks, opening) is the installed code's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,14 +23,11 @@ from client.training import LARGEST_GRADIENT, ROUNDING_SLACK, UserGradients
 from client.workbench import Workbench
 from shared.config import RunConfig, TrainingConfig
 from shared.model.behaviour import CatalogueVectors, EventBatch
-from shared.model.prior import CollaborativePrior
-from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.privacy.plan import PrivacyPlan
 from simulations.audit.canaries import EXCESS, GradientCanaries
+from simulations.audit.mechanism.checks import exchanged
 
 Content = bytes
-PriorOf = Callable[[EventBatch], Tensor]
-"""The prior's logits of a batch."""
 Gradients = NDArray[np.float64]
 
 
@@ -61,10 +57,10 @@ class Watch:
     def over(self, learners: Sequence[Learner], bench: Workbench, config: RunConfig) -> Iterator[None]:
         """Watch these partners, which share one workbench."""
         with ExitStack() as stack:
-            stack.enter_context(patch.object(bench.gradients, "of", self._gradients(bench.gradients)))
+            stack.enter_context(exchanged(bench.gradients, "of", self._gradients(bench.gradients)))
             for learner in learners:
                 maker = learner.batch_maker(config.model, config.seed or 0)
-                stack.enter_context(patch.object(maker, "training", self._batches(maker)))
+                stack.enter_context(exchanged(maker, "training", self._batches(maker)))
             yield
 
     def _batches(self, maker: BatchMaker) -> Any:
@@ -108,12 +104,6 @@ class Watch:
             return flat, losses
 
         return of
-
-
-def prior_logits(prior: CollaborativePrior, bench: Workbench, config: RunConfig) -> PriorOf:
-    """The logits of a prior as training reads them."""
-    scorer = PriorScorer(prior, config.prior, bench.catalogue.items)
-    return lambda batch: mask_seen(scorer.all_positions(batch.items), batch.items)
 
 
 def clipped(gradients: Gradients, clip_norm: float) -> Gradients:

@@ -10,6 +10,7 @@ RULES = "unit/test_masking_rules.py::"
 SUM = "unit/test_secure_sum.py::"
 WIRE = "unit/test_wire_answers.py::"
 BUCKETS = "unit/test_buckets.py::"
+BUCKET_SUMS = "unit/test_bucket_sums.py::"
 
 REFUSALS = (
     Mutation(
@@ -105,7 +106,7 @@ REFUSALS = (
         "client/agent.py",
         "            if order.plan.buckets > 1:\n",
         "            if order.plan.buckets > 99:\n",
-        (BUCKETS + "test_a_roster_with_somebody_of_another_bucket_is_refused",),
+        (BUCKET_SUMS + "test_a_roster_with_somebody_of_another_bucket_is_refused",),
         check="buckets.members",
     ),
     Mutation(
@@ -113,7 +114,7 @@ REFUSALS = (
         "client/policy.py",
         '_least("partners", plan.partners, 1 if plan.buckets == 1 else facts.peers)',
         '_least("partners", plan.partners, 1)',
-        (BUCKETS + "test_a_plan_for_fewer_partners_than_are_pinned_is_refused_with_buckets",),
+        (BUCKET_SUMS + "test_a_plan_for_fewer_partners_than_are_pinned_is_refused_with_buckets",),
         check="buckets.members",
     ),
     Mutation(
@@ -129,7 +130,7 @@ REFUSALS = (
         "shared/privacy/plan.py",
         "return full / (self.survivors - self.colluders)",
         "return full / (self.buckets * self.survivors - self.colluders)",
-        (BUCKETS + "test_every_bucket_alone_has_the_noise_that_the_plan_bills_and_never_less",),
+        (BUCKET_SUMS + "test_every_bucket_alone_has_the_noise_that_the_plan_bills_and_never_less",),
         check="noise.deviation",
     ),
     Mutation(
@@ -137,7 +138,7 @@ REFUSALS = (
         "client/agent.py",
         "        if order.plan.buckets == 1:\n",
         "        if order.plan.buckets:\n",
-        (BUCKETS + "test_a_noised_sum_that_was_kept_meets_no_partners_that_were_pinned_since",),
+        (BUCKET_SUMS + "test_a_noised_sum_that_was_kept_meets_no_partners_that_were_pinned_since",),
         check="buckets.kept",
     ),
     Mutation(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import typer
+from audit_pages import CURVE, edited, html, pdf_text, written_numbers
 from audit_report_setting import (
     EPSILON,
     PLAN,
@@ -28,104 +25,26 @@ from audit_report_setting import (
     without_privacy,
     without_privacy_run,
 )
+from html_page import Page, squeezed
 from pypdf import PdfReader
 from typer.testing import CliRunner
 
 from shared.errors import DataError, SchemaError
 from simulations.audit.findings import ScoreSet, Verdict
 from simulations.audit.report.attacks import RUNGS
-from simulations.audit.report.blocks import Document
 from simulations.audit.report.command import report
 from simulations.audit.report.curves import delta_curve, most_found, roc_chart
 from simulations.audit.report.files import NAMES, pages, render
-from simulations.audit.report.html import AUDIT_CSS, report_html
+from simulations.audit.report.html import AUDIT_CSS
 from simulations.audit.report.outside import OUTSIDE
 from simulations.audit.report.pdf import report_pdf
 from simulations.audit.report.pdf_text import plain
 from simulations.audit.report.source import check_subject
-from simulations.audit.report.words import bound_text, digest_of_digests, power_text, value_text
-from simulations.report.figures import delta_text, epsilon_text
-from simulations.report.source import Fields, check_run
+from simulations.audit.report.words import bound_text, digest_of_digests, power_text
+from simulations.report.figures import epsilon_text
 from simulations.report.style import CSS
 
-CURVE = ((1e-6, 5.4), (1e-5, 4.8270873), (1e-4, 4.2))
 DOCS = Path(__file__).parents[2] / "docs" / "privacy.md"
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced; keeps tags and words."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return squeezed(" ".join(self.words))
-
-
-def squeezed(text: str) -> str:
-    return " ".join(text.split())
-
-
-def html(told: dict[str, Any], run: dict[str, Any] | None = RUN) -> str:
-    return report_html(document(json.dumps(told), json.dumps(run)))
-
-
-def pdf_text(told: dict[str, Any], run: dict[str, Any] | None = RUN) -> list[str]:
-    return list(read_pdf(json.dumps(told), json.dumps(run)))
-
-
-@lru_cache
-def document(told: str, run: str) -> Document:
-    read = json.loads(run)
-    subject = check_subject(json.loads(told), check_run(Fields(read, "run.json")) if read else None)
-    return pages(subject, CURVE if subject.private else ()).report
-
-
-@lru_cache
-def read_pdf(told: str, run: str) -> tuple[str, ...]:
-    made = report_pdf(document(told, run))
-    return tuple(squeezed(page.extract_text()) for page in PdfReader(io.BytesIO(made)).pages)
-
-
-def edited(**changes: Any) -> dict[str, Any]:
-    return copy.deepcopy(passed()) | changes
-
-
-def written_numbers(told: dict[str, Any]) -> Iterator[str]:
-    """All numbers of an audit as the report writes them, without the scores themselves."""
-    yield epsilon_text(told["claimed"]["epsilon"])
-    yield delta_text(told["claimed"]["delta"])
-    yield from (str(told["plan"][key]) for key in ("population", "rounds", "partners", "survivors", "max_events"))
-    yield from (value_text(told["plan"][key]) for key in ("sampling_rate", "clip_norm", "noise_multiplier"))
-    yield str(told["seed"])
-    for rung in told["rungs"]:
-        yield bound_text(rung["epsilon_lower_bound"])
-        yield power_text(rung["power"])
-        yield from (value_text(one["value"]) for one in rung["measurements"])
-        for one in rung["estimates"]:
-            yield bound_text(one["lower_bound"])
-            yield value_text(one["point"])
-            yield value_text(100 * one["confidence"])
-        yield from (str(rung["facts"][key]) for key in ("canaries", "seed") if key in rung["facts"])
 
 
 def test_page_is_whole_needs_nothing_and_runs_nothing() -> None:

@@ -7,12 +7,12 @@ import json
 import math
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from html_page import Page
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -60,35 +60,6 @@ ROUNDS: list[dict[str, Any]] = [
     {"round": 2, "stage": "train", "seconds": 1.0, "epsilon": 2.1, "update_norm": 0.4, "noise_norm": 0.3},
     {"round": 3, "seconds": 1.1, "epsilon": 2.9971, "update_norm": 0.5, "noise_norm": 0.3, "ndcg@10": 0.15},
 ]
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced, and keeps what the tests look at."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
 
 
 def write(folder: Path, run: object, rounds: list[dict[str, Any]] | None = None) -> Path:

@@ -216,9 +216,12 @@ def _number(value: float) -> float:
 @contextmanager
 def exchanged(owner: Any, name: str, value: object) -> Iterator[None]:
     """Exchange an attribute for the time of a check: a clock that is watched, a part that fails on purpose."""
-    before = getattr(owner, name)
+    before, own = getattr(owner, name), name in vars(owner)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        if own:
+            setattr(owner, name, before)
+        else:  # the class's: an object is left without one of its own
+            delattr(owner, name)

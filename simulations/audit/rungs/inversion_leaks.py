@@ -31,7 +31,6 @@ from shared.messages import ClippedSum, NoisedSum
 from shared.model.prior import CollaborativePrior, effective_kind, statistics_size
 from shared.privacy.plan import PrivacyPlan, Stage
 from simulations.audit.rungs.inversion_attacks import Attack, Floats, Learned, Masses, Matching, Structure, Truth
-from simulations.audit.watching import prior_logits
 from simulations.segments import selected
 
 View = Literal["raw", "clipped", "noised", "leaves"]
@@ -196,7 +195,7 @@ def _gradients(
 ) -> tuple[Rows, Truth]:
     """Plain gradients of users, (N, P), in the order of their windows, and the items that these hold, (N, I)."""
     maker = learner.batch_maker(config.model, config.seed or 0)
-    logits = prior_logits(prior, bench, config)
+    logits = bench.prior_logits(prior, config.prior)
     rows = np.empty((len(users), bench.gradients.size), dtype=np.float32)
     items, done = np.zeros((len(users), len(learner.catalogue)), dtype=bool), 0
     for batch in maker.training(users, config.training, key):
