@@ -42,6 +42,7 @@ def poisoning(
     """Dishonest partners push an item, open a backdoor or send noise: what do honest partners' users see?"""
     from tempfile import TemporaryDirectory
 
+    from simulations.audit.poisoning.defences import RECOMMENDED
     from simulations.audit.poisoning.experiment import Setting, run_experiment
 
     setting = Setting(users=users, items=items, partners=partners, seed=seed, rounds=rounds, epsilon=epsilon)
@@ -53,5 +54,6 @@ def poisoning(
         COLUMNS,
         as_json=as_json,
         title=f"{users:,} users at {partners} partners, {items} items, epsilon {epsilon:g}",
-        caption="ER: share of honest partners' users who are shown the target. Gate: of partners that hold it back.",
+        caption="ER: share of honest partners' users who are shown the target. Gate: of partners that hold it back. "
+        f"Recommended: {RECOMMENDED}.",
     )
