@@ -141,7 +141,7 @@ class Learner:
         maker, logits = self.batch_maker(config.model, config.seed or 0), self._logits(prior, config.prior, bench)
         # Under noise only where nobody's bfloat16 moves the rounding of anybody else.
         bf16 = config.training.precision == "auto" and has_fast_bf16(self.device.type)
-        bf16 = bf16 and (plan.mode == "none" or bench.bf16_stands_alone)
+        bf16 = bf16 and (plan.mode == "none" or bench.bf16_stands_alone(prior, logits))
         # In a simulation the sample is a property of users, whichever partner holds them, in whichever run:
         # so that a federation without noise can be compared with the same model on pooled data.
         source = self._randomness(order, self.premises.name, secret)

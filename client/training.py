@@ -65,7 +65,7 @@ class UserGradients:
             flat = torch.cat([_grad_sample(p).flatten(1).float() for p in self._parameters.values()], dim=1)
         return flat, losses.detach()
 
-    def rows_stand_alone(self, catalogue: CatalogueVectors, widths: Iterable[int]) -> bool:
+    def rows_stand_alone(self, catalogue: CatalogueVectors, widths: Iterable[int], prior: PriorLogits) -> bool:
         """Whether a user's gradient in bfloat16 has the same bits whoever else is in the batch.
 
         A matter of the machine's matrix products, so it is tried out: made-up users of each width, in several
@@ -77,20 +77,19 @@ class UserGradients:
         """
         if catalogue.items.device.type != "cpu":
             return False
-        return all(self._stands_alone(catalogue, width) for width in widths)
+        return all(self._stands_alone(catalogue, width, prior) for width in widths)
 
-    def _stands_alone(self, catalogue: CatalogueVectors, width: int) -> bool:
+    def _stands_alone(self, catalogue: CatalogueVectors, width: int, prior: PriorLogits) -> bool:
         n_items, random = len(catalogue.items), torch.Generator().manual_seed(width)
         shape = (PROBED, width)
         items = torch.randint(n_items, shape, generator=random)
         targets = torch.randint(n_items, shape, generator=random)
         codes = torch.zeros_like(items)
         users = EventBatch(items, codes, codes, torch.full((PROBED,), width), None, targets)
-        flat = torch.zeros(PROBED, width, n_items)
-        whole, _ = self.of(users, catalogue, flat, bf16=True)
+        whole, _ = self._with_prior(users, catalogue, prior, bf16=True)
         for some in (slice(0, 1), slice(1, None), slice(0, None, 2), slice(PROBED // 2, None)):
             batch = EventBatch(items[some], codes[some], codes[some], users.lengths[some], None, targets[some])
-            if not torch.equal(self.of(batch, catalogue, flat[some], bf16=True)[0], whole[some]):
+            if not torch.equal(self._with_prior(batch, catalogue, prior, bf16=True)[0], whole[some]):
                 return False
         return True
 
@@ -118,12 +117,20 @@ class UserGradients:
         loss, users = 0.0, 0
         for batch in batches:
             on_device = batch.to(catalogue.items.device)
-            gradients, losses = self.of(on_device, catalogue, prior(on_device), bf16=bf16)
+            gradients, losses = self._with_prior(on_device, catalogue, prior, bf16=bf16)
             total += clip_and_sum(gradients, clip_norm * (1 - ROUNDING_SLACK)).double().cpu()
             loss, users = loss + float(losses.sum()), users + len(losses)
         if not bool(torch.isfinite(total).all()):
             raise SensitivityError("Expected a finite sum of clipped gradients.")
         return ClippedSum(total.numpy(), clip_norm, private_loss=loss / users if users else None)
+
+    def _with_prior(
+        self, batch: EventBatch, catalogue: CatalogueVectors, prior: PriorLogits, *, bf16: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`of`, on top of a prior whose products have the same precision: so that they too are tried out."""
+        with torch.autocast(catalogue.items.device.type, torch.bfloat16, enabled=bf16):
+            logits = prior(batch)
+        return self.of(batch, catalogue, logits, bf16=bf16)
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:

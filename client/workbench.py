@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +28,18 @@ class Workbench:
     gradients: UserGradients
     catalogue: CatalogueVectors
     text: TextStage
+    _stand_alone: dict[object, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @cached_property
-    def bf16_stands_alone(self) -> bool:
-        """Whether noise may hide users whose gradients are computed in bfloat16 here; tried out once a process."""
-        most = self.model.config.max_events
-        return self.gradients.rows_stand_alone(self.catalogue, {min(PADDING, most), most})
+    def bf16_stands_alone(self, prior: CollaborativePrior, logits: PriorLogits) -> bool:
+        """Whether noise may hide users whose gradients are computed in bfloat16 here, on top of a prior's `logits`.
+
+        Tried out once a process for priors of the same shapes: what it hangs on are the sizes of matrix products.
+        """
+        shapes = tuple((name, array.shape) for name, array in prior.arrays().items())
+        if shapes not in self._stand_alone:
+            widths = {min(PADDING, self.model.config.max_events), self.model.config.max_events}
+            self._stand_alone[shapes] = self.gradients.rows_stand_alone(self.catalogue, widths, logits)
+        return self._stand_alone[shapes]
 
     def prior_logits(self, prior: CollaborativePrior, config: PriorConfig) -> PriorLogits:
         """The prior's logits of a batch, without what was met before: what the behaviour stage is trained on top of."""

@@ -116,8 +116,8 @@ class PriorConfig(_Tree):
     weight, popularity_weight : float
         Weights of the calibrated item-to-item score and of popularity in the logits.
     training_share : float
-        The part of `weight` that the model is trained on top of. 1 trains it to add to the prior; 0 trains it
-        beside the prior, as a second opinion.
+        The part of what a history adds to the prior's logits that the model is trained on top of. 1 trains it to add
+        to the prior; 0 trains it beside the prior, as a second opinion.
     """
 
     kind: Literal["hybrid", "popularity", "none"] = "hybrid"

@@ -26,7 +26,7 @@ from shared.release_signature import Trust, check_signature
 
 MANIFEST_FILE, SIGNATURE_FILE = "manifest.json", "manifest.sig"
 PRIOR_PREFIX = "prior."
-PRIOR_ARRAYS = ("popularity", "item_to_item", "widen", "unseen")
+PRIOR_ARRAYS = ("popularity", "item_to_item", "widen", "unseen", "text_weights")
 MOST_JSON_BYTES = 2**20
 MOST_TENSOR_BYTES = 2**32
 """Two matrices of 256 columns over a million items take half of it."""

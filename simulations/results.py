@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -44,7 +44,11 @@ from simulations.spending import spent_document
 from simulations.workspace import Workspace, prepare
 
 COLD_THRESHOLD = 5
-FEW_EVENT_METHODS = ("federated", "prior_only", "popularity", "item_knn")
+ModelPart = Literal["federated", "untrained", "prior_only"]
+MODEL_PARTS: tuple[ModelPart, ...] = ("federated", "untrained", "prior_only")
+"""The whole model; what it has before any training round, which is the prior and the frozen texts; the prior's sum
+without what texts weigh beside it."""
+FEW_EVENT_METHODS = (*MODEL_PARTS, "popularity", "item_knn")
 Metrics = dict[str, Any]
 """``run.json``'s ``metrics``: figures by method, and by segment and method under ``segments``."""
 
@@ -133,24 +137,25 @@ def scorers_of(release: Release, workspace: Workspace) -> dict[str, ScorerOver]:
 
 
 def _model_scorers(release: Release, workspace: Workspace) -> dict[str, ScorerOver]:
-    """The ``federated`` model and its ``prior_only``, at every partner of a workspace."""
+    """The model and its parts, at every partner of a workspace."""
 
-    def scorer_over(prior_only: bool) -> ScorerOver:
-        return lambda k, histories: model_scorer(release, workspace.learner(k), histories, prior_only=prior_only)
+    def scorer_over(part: ModelPart) -> ScorerOver:
+        return lambda k, histories: model_scorer(release, workspace.learner(k), histories, part)
 
-    return {"federated": scorer_over(False), "prior_only": scorer_over(True)}
+    return {part: scorer_over(part) for part in MODEL_PARTS}
 
 
-def model_scorer(release: Release, learner: Learner, histories: Histories, *, prior_only: bool = False) -> Scorer:
-    """A release over histories of a partner's users: the partner's own, or a part of them."""
+def model_scorer(release: Release, learner: Learner, histories: Histories, part: ModelPart = "federated") -> Scorer:
+    """A release, or a part of it, over histories of a partner's users: the partner's own, or some of them."""
     config = release.config.model
     bench = learner.workbench(config, release.config.seed or 0)
-    model = None if prior_only else release.model.to(learner.device)
+    model = release.model.to(learner.device) if part == "federated" else None
+    prior = replace(release.prior, text_weights=None) if part == "prior_only" else release.prior
     if histories is learner.histories(config):
         maker = learner.batch_maker(config, release.config.seed or 0)
     else:
         maker = learner.maker_of(histories, config, release.config.seed or 0)
-    return histories_scorer(ModelScorer(model, release.prior, release.config.prior, bench.catalogue), maker)
+    return histories_scorer(ModelScorer(model, prior, release.config.prior, bench.catalogue), maker)
 
 
 def everywhere(scorer: Scorer) -> ScorerOver:

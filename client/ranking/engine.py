@@ -111,7 +111,7 @@ class Engine:
         self.text, self._encode, self._config = text, encode, release.config
         self.model = merged(release.model).to(self.device)
         self.scorer = ModelScorer(self.model, release.prior, release.config.prior, vectors, bf16=bf16)
-        products = self.scorer.prior.alone and self.model.residuals is None
+        products = self.scorer.prior.is_product and self.model.residuals is None
         large = len(catalogue) > SCAN_ABOVE and self.device.type == "cpu"
         self._scan = Scan(vectors.items, self.scorer.prior.popularity) if products and large else None
 

@@ -6,7 +6,7 @@ all scores alike, which changes no order: only the difference tells why this ite
     score = popularity + prior_effect + model_effect
 
 popularity alone is what a user without any events is shown; the other two are what the history adds, through the
-item-to-item weights of the prior and through BERT.
+item-to-item weights of the prior and the likeness by text beside them, and through BERT.
 
 An event's *effect* is counterfactual (leave-one-out; I. Covert, S. Lundberg and S. Lee, "Explaining by removing", JMLR
 22, 2021): the same scorer, asked again without it, in one batch for all events. There is no baseline to choose and

@@ -28,8 +28,8 @@ from shared.errors import ConfigError, IntegrityError
 from shared.files import write_bytes, write_json
 from shared.model.behaviour import RATING_STEPS, SCALE_GAIN, BehaviourStage, CatalogueVectors, EventBatch
 from shared.model.merged import merged
-from shared.model.prior import completed
-from shared.model.prior_scores import STEEPNESS
+from shared.model.prior_scores import LIKENESS_DECAY, STEEPNESS
+from shared.model.prior_texts import completed
 from shared.model.weights import BaseModel, find_base, load_bert, load_tokenizer
 from shared.schema import EVENT_KINDS
 
@@ -245,6 +245,7 @@ def _settings(release: Release) -> dict[str, Any]:
             "decay": prior.decay,
             "popularity_weight": prior.popularity_weight,
             "steepness": STEEPNESS,
+            "likeness_decay": LIKENESS_DECAY,
         },
         "query_behaviour_weight": QUERY_BEHAVIOUR_WEIGHT,
         "query_popularity_weight": QUERY_POPULARITY_WEIGHT,

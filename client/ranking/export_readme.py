@@ -22,7 +22,7 @@ ranker.rank_query("a wish in words", k=10)
 | `behaviour.onnx` | `vectors` (B, T, H), `events`, `ratings` (B, T) and `lengths` (B,) to `wanted` (B, H + R) |
 | `text_encoder.onnx` | `input_ids`, `attention_mask` (B, S) to `text_vectors` and `item_vectors`, each (B, H) |
 | `tokenizer.json` | for the library tokenizers; it cuts and pads as the model was trained |
-| `arrays.npz` | `inputs` (I, H), `outputs` (I, H + R), and the prior: `popularity` (I,), `item_to_item`, `widen` |
+| `arrays.npz` | `inputs` (I, H), `outputs` (I, H + R); the prior: `popularity` (I,), `item_to_item`, `widen` |
 | `settings.json` | what the formulas below take as given |
 | `rank.py` | all of it in numpy |
 
@@ -32,8 +32,9 @@ words (zeros without). Then
 
 ```
 score(u, i) = wanted(u) . outputs[i]  +  prior(u)[i]
-prior(u)    = popularity_weight popularity  +  weight asinh(steepness z(u))
+prior(u)    = popularity_weight popularity  +  weight asinh(steepness z(u))  +  likeness cos(m(u), outputs[:, :H])
 z(u)        = sum_t decay^age_t item_to_item[i_t] (@ widen), less its mean over items, over its deviation
+m(u)        = sum_t likeness_decay^age_t outputs[i_t, :H]
 ```
 
 The first term is an inner product: any index of inner products over `outputs` retrieves by it. Items that the user has

@@ -57,6 +57,7 @@ class Ranker:
         self.inputs, self.outputs = held["inputs"], held["outputs"]  # (I, H), (I, H + R)
         self._popularity = held["popularity"]  # (I,)
         self._matrix, self._widen = held.get("item_to_item"), held.get("widen")  # (I, I), or (I, r) and (r, I)
+        self._likeness = float(held["text_weights"][0]) if "text_weights" in held else 0.0
         self._behaviour = self._session("onnx/behaviour.onnx")
         self._encoder: Any = None
 
@@ -93,22 +94,26 @@ class Ranker:
         return found
 
     def prior(self, items: Integers) -> Floats:
-        """The collaborative prior, shape ``(B, I)``: ``p + w asinh(s z)``, z the standardised sums of rows.
+        """The prior, shape ``(B, I)``: ``p + w asinh(s z) + c cos(m, e)``.
 
-        A user's sum is that of the rows of the user's items, each times ``decay ** age``, the newest of age 0.
+        z is the standardised sum of the rows of the user's items, m the sum of their item vectors e, each item times
+        ``decay ** age``, the newest of age 0.
         """
         told = self.settings["prior"]
-        popularity = told["popularity_weight"] * np.tile(self._popularity, (len(items), 1))
-        if self._matrix is None:
-            return np.asarray(popularity, dtype=np.float32)
-        sums = np.stack([self._decayed(row[: _length(row)], told["decay"]) for row in items])
-        if self._widen is not None:
-            sums = sums @ self._widen
-        centred = sums - sums.mean(axis=1, keepdims=True)
-        deviation = np.maximum(np.sqrt(np.mean(centred**2, axis=1, keepdims=True)), 1e-12)
-        return np.asarray(
-            popularity + told["weight"] * np.arcsinh(told["steepness"] * centred / deviation), dtype=np.float32
-        )
+        scores = told["popularity_weight"] * np.tile(self._popularity, (len(items), 1))
+        if self._matrix is not None:
+            sums = _decayed(self._matrix, items, told["decay"])
+            if self._widen is not None:
+                sums = sums @ self._widen
+            centred = sums - sums.mean(axis=1, keepdims=True)
+            deviation = np.maximum(np.sqrt(np.mean(centred**2, axis=1, keepdims=True)), 1e-12)
+            scores = scores + told["weight"] * np.arcsinh(told["steepness"] * centred / deviation)
+        if self._likeness:
+            vectors = self.outputs[:, : self.settings["width"]]
+            liked = _decayed(vectors, items, told["likeness_decay"])
+            liked = liked / np.maximum(np.linalg.norm(liked, axis=1, keepdims=True), 1e-12)
+            scores = scores + self._likeness * liked @ vectors.T
+        return np.asarray(scores, dtype=np.float32)
 
     def encode(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
         """Text vectors and item vectors, each ``(len(texts), H)``; zeros for an empty text.
@@ -169,12 +174,6 @@ class Ranker:
         liked = popular * _standardised(self._popularity)
         return self._best(_standardised(similar) + behaviour * _standardised(wanted) + liked, k)
 
-    def _decayed(self, rows: Integers, decay: float) -> Floats:
-        """The sum of the rows of one user's items by their ages; of events without item the age counts too."""
-        assert self._matrix is not None
-        weights = decay ** np.arange(len(rows) - 1, -1, -1) * (rows >= 0)
-        return np.asarray(weights.astype(np.float32) @ self._matrix[np.maximum(rows, 0)], dtype=np.float32)
-
     def _row(self, event: Mapping[str, Any]) -> int:
         item: str | None = event.get("item")
         if item is None:
@@ -213,6 +212,17 @@ class Ranker:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         return onnxruntime.InferenceSession(self._read(name), options, providers=["CPUExecutionProvider"])
+
+
+def _decayed(matrix: Floats, items: Integers, decay: float) -> Floats:
+    """`_decayed_sum` of each user, shape ``(B, columns)``."""
+    return np.stack([_decayed_sum(matrix, row[: _length(row)], decay) for row in items])
+
+
+def _decayed_sum(matrix: Floats, rows: Integers, decay: float) -> Floats:
+    """Of a matrix' rows for one user's items, by their ages; of events without item the age counts too."""
+    weights = decay ** np.arange(len(rows) - 1, -1, -1) * (rows >= 0)
+    return np.asarray(weights.astype(np.float32) @ matrix[np.maximum(rows, 0)], dtype=np.float32)
 
 
 def _length(row: Integers) -> int:

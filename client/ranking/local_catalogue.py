@@ -50,13 +50,13 @@ def aligned(release: Release, theirs: Catalogue, ours: Catalogue) -> Release:
 def _prior(prior: CollaborativePrior, rows: NDArray[np.int64]) -> CollaborativePrior:
     popularity = np.where(rows >= 0, prior.popularity[rows], prior.popularity.min())
     if prior.item_to_item is None:
-        return CollaborativePrior(popularity)
+        return replace(prior, popularity=popularity)
     unseen = _gathered(prior.unseen, rows, 0) if prior.unseen is not None else np.zeros(len(rows), np.float32)
     unseen[rows < 0] = 1.0
     left, widen = _gathered(prior.item_to_item, rows, 0), prior.widen
     if widen is None:
-        return CollaborativePrior(popularity, _gathered(left, rows, 1), unseen=unseen)
-    return CollaborativePrior(popularity, left, _gathered(widen, rows, 1), unseen)
+        return replace(prior, popularity=popularity, item_to_item=_gathered(left, rows, 1), unseen=unseen)
+    return replace(prior, popularity=popularity, item_to_item=left, widen=_gathered(widen, rows, 1), unseen=unseen)
 
 
 def _model(model: BehaviourStage, rows: NDArray[np.int64]) -> BehaviourStage:

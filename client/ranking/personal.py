@@ -104,13 +104,16 @@ def mixed(shared: CollaborativePrior, own: CollaborativePrior, weight: float, sh
     if not weight or own.item_to_item is None:
         return replace(shared, popularity=popularity)
     if shared.item_to_item is None:
-        return replace(own, popularity=popularity)
+        return replace(own, popularity=popularity, text_weights=shared.text_weights)
     unseen = shared.unseen if own.unseen is None or shared.unseen is None else shared.unseen * own.unseen
     scale = np.float32(weight * _root_mean_square(shared) / _root_mean_square(own))
     if shared.widen is None or own.widen is None:
-        return CollaborativePrior(popularity, _whole(shared) + scale * _whole(own), unseen=unseen)
+        return replace(
+            shared, popularity=popularity, item_to_item=_whole(shared) + scale * _whole(own), widen=None, unseen=unseen
+        )
     left = np.concatenate([shared.item_to_item, scale * own.item_to_item], axis=1)  # (I, r + r')
-    return CollaborativePrior(popularity, left, np.concatenate([shared.widen, own.widen]), unseen)
+    widen = np.concatenate([shared.widen, own.widen])
+    return replace(shared, popularity=popularity, item_to_item=left, widen=widen, unseen=unseen)
 
 
 def own_prior(histories: Histories, n_items: int, config: PriorConfig) -> CollaborativePrior:

@@ -76,9 +76,10 @@ class ModelScorer:
     @torch.inference_mode()
     def wanted(self, batch: EventBatch) -> torch.Tensor | None:
         """Vectors, ``(B, H)``, whose products with item vectors are `batch` without popularity; None if none are."""
-        if self._model is None or not self._prior.alone:
+        if self._model is None or not self._prior.is_product:
             return None
-        return self._model.wanted(self._newest(self._model, batch))
+        wanted, liked = self._model.wanted(self._newest(self._model, batch)), self._prior.liked(batch.items)
+        return wanted if wanted is None or liked is None else wanted + liked
 
     def _newest(self, model: BehaviourStage, batch: EventBatch) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):

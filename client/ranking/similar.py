@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from client.ranking.engine import Mask, Retrieved
 from shared.errors import RankingError
-from shared.model.prior import CollaborativePrior, completed
+from shared.model.prior import CollaborativePrior
 from shared.model.prior_scores import STEEPNESS
+from shared.model.prior_texts import completed
 
 Vectors = NDArray[np.float32]
 TOGETHER_WEIGHT = 2.0

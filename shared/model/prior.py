@@ -20,7 +20,12 @@ Two kinds of federation cannot afford the square of the catalogue (docs/adr/0008
   method has its large eigenvectors; EASE needs no others, and next-item ridge, from ``B^T S``, fewer;
 - few users for the noise: the items' popularity ``sum_u y`` alone, of which a user's norm goes a long way.
 
-Which it is, the ridges, and the weight of popularity follow from public quantities: items, declared users, noise.
+What the noise has taken from the sum, the texts may tell (docs/adr/0021-texts-where-the-sum-is-noise.md): the weights
+are smoothed along the texts of both items, and beside them stands the likeness of an item's text to the texts of the
+user's items (content-based filtering).
+
+Which it is, the ridges, and the weights of popularity and texts follow from public quantities: items, declared users,
+noise.
 """
 
 from __future__ import annotations
@@ -32,7 +37,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from shared.config import PriorConfig
 from shared.errors import AdapterMismatchError
@@ -50,15 +54,17 @@ NEXT_RANK = 64
 """Directions of G along which next items are read off ``B^T S``; more tell nothing more (docs/adr/0008)."""
 LEAST_USERS = 5.0
 """Declared users for each unit of noise in the matrix, below which popularity alone ranks better."""
-NEIGHBOURS, NEIGHBOUR_TEMPERATURE, NEIGHBOUR_SHARE = 10, 0.1, 0.5
-"""Of an item that nobody was seen with: how many by text, the softmax over their cosines, and the part of their
-weights that it is given."""
 EVIDENCE = 1.0
 """Standard deviations of the noise above which an item's mass counts as evidence of it (docs/adr/0010)."""
-POPULARITY_SHARES = (0.06, 1.33)
-"""Least and most weight of popularity beside item-to-item weights, as a part of its weight alone."""
-POPULARITY_NEED = 15.0
-"""Between the two, the weight is this over the declared users a unit of noise."""
+POPULARITY_SHARES, POPULARITY_NEED = (0.06, 1.33), 15.0
+"""Weight of popularity beside item-to-item weights, as a part of its weight alone: bounds, and, between them, how much
+for each unit of doubt: of the noise's edge for each declared user."""
+RIDGE_EDGES, RIDGE_NEED = (1.5, 8.0), 500.0
+"""The same of EASE's ridge, in units of the noise's edge."""
+LIKENESS_WEIGHTS, LIKENESS_NEED = (0.0, 7.0), 400.0
+"""The same of the likeness by text, a cosine, in logits; the most beside popularity alone."""
+SMOOTH_SHARES, SMOOTH_NEED = (0.0, 0.5), 150.0
+"""The same of the weights smoothed along texts, as a part of the weights' root mean square."""
 
 
 def statistics_size(kind: str, n_items: int) -> int:
@@ -118,13 +124,17 @@ class CollaborativePrior:
     widen : (r, I) or None
         The item-to-item weights are ``item_to_item @ widen``.
     unseen : (I,) or None
-        1 for items that the sum tells nothing of, else 0: see `completed`.
+        1 for items that the sum tells nothing of, else 0: see `shared.model.prior_texts`.
+    text_weights : (2,) or None
+        Of an item's likeness by text to the items of the history, and of the item-to-item weights smoothed along texts
+        (`shared.model.prior_texts.completed`); None is 0 and 0.
     """
 
     popularity: NDArray[np.float32]
     item_to_item: NDArray[np.float32] | None = None
     widen: NDArray[np.float32] | None = None
     unseen: NDArray[np.float32] | None = None
+    text_weights: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """The arrays that are there, by name, in C order: safetensors writes memory as it lies."""
@@ -133,6 +143,7 @@ class CollaborativePrior:
             "item_to_item": self.item_to_item,
             "widen": self.widen,
             "unseen": self.unseen,
+            "text_weights": self.text_weights,
         }
         return {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}
 
@@ -151,46 +162,11 @@ class CollaborativePrior:
             "item_to_item": (n_items, rank),
             "widen": (rank, n_items),
             "unseen": (n_items,),
+            "text_weights": (2,),
         }
         for name, array in self.arrays().items():
             if array.shape != shapes[name] or not np.isfinite(array).all():
                 raise AdapterMismatchError(f"Expected {name} finite, of {n_items} items, got shape={array.shape}.")
-
-
-def completed(prior: CollaborativePrior, vectors: NDArray[np.float32]) -> CollaborativePrior:
-    """Give items that nobody was seen with a part of the weights of the items with the nearest texts.
-
-    Post-processing of what was released, with public texts: a new item can be ranked, and read from a history. Only
-    a part, because most items that nobody met stay unmet: at full weight the copies of a popular item crowd it out
-    (docs/adr/0010-items-without-evidence.md).
-
-    Parameters
-    ----------
-    vectors : (I, H)
-        Normalised item vectors of the frozen BERT.
-    """
-    if prior.item_to_item is None or prior.unseen is None:
-        return prior
-    unseen = prior.unseen > 0
-    if not unseen.any() or unseen.all():
-        return prior
-    # Rounded, and multiplied as a sparse matrix: the same on any number of threads.
-    likeness = np.round(vectors[unseen] @ vectors[~unseen].T, 4)
-    most = min(NEIGHBOURS, likeness.shape[1])
-    nearest = np.argpartition(-likeness, most - 1, axis=1)[:, :most]  # (unseen, neighbours)
-    chosen = np.take_along_axis(likeness, nearest, axis=1)
-    weights = np.exp((chosen - chosen.max(axis=1, keepdims=True)) / NEIGHBOUR_TEMPERATURE)
-    weights /= weights.sum(axis=1, keepdims=True)
-    columns, places = np.flatnonzero(~unseen)[nearest], np.repeat(np.arange(len(nearest)), most)
-    mix = sparse.csr_matrix((weights.ravel(), (places, columns.ravel())), shape=(len(nearest), len(vectors)))
-    rows = prior.item_to_item.copy()
-    rows[unseen] = mix @ rows
-    if prior.widen is None:
-        rows[:, unseen] = NEIGHBOUR_SHARE * (mix @ rows.T).T
-        return replace(prior, item_to_item=rows)
-    widen = prior.widen.copy()
-    widen[:, unseen] = NEIGHBOUR_SHARE * (mix @ widen.T).T
-    return replace(prior, item_to_item=rows, widen=widen)
 
 
 def uninformed(n_items: int) -> CollaborativePrior:
@@ -224,15 +200,19 @@ def solve(
     if kind == "none":
         return uninformed(n_items)
     if kind == "popularity":
-        return CollaborativePrior(_log_popularity(total, noise_stddev))
+        likeness = np.array([LIKENESS_WEIGHTS[1], 0.0], dtype=np.float32)
+        return CollaborativePrior(_log_popularity(total, noise_stddev), text_weights=likeness)
     edge = noise_edge(kind, n_items, noise_stddev)
-    share = float(np.clip(POPULARITY_NEED * edge / population, *POPULARITY_SHARES))
+    doubt = edge / population
+    share = _between(POPULARITY_SHARES, POPULARITY_NEED * doubt)
+    ridge = config.ease_ridge + _between(RIDGE_EDGES, RIDGE_NEED * doubt) * edge
     if kind in ("sketch", "hybrid_sketch"):
-        return _solve_sketch(total, n_items, noise_stddev, edge, share, config)
+        sketched = _solve_sketch(total, n_items, noise_stddev, edge, ridge, share, config)
+        return replace(sketched, text_weights=_text_weights(doubt))
     packed = n_items * (n_items + 1) // 2
     weight = _cooccurrence_weight(kind)
     G = unpack_symmetric(total[:packed], n_items) / weight
-    inverse = np.linalg.inv(G + (config.ease_ridge + 2.0 * edge) * np.eye(n_items))
+    inverse = np.linalg.inv(G + ridge * np.eye(n_items))
     ease = -inverse / np.diag(inverse)
     np.fill_diagonal(ease, 0.0)
     weights = ease / root_mean_square(ease)
@@ -243,7 +223,8 @@ def solve(
     mass = np.diag(G)
     stddev = noise_stddev / weight
     popularity = share * _log_popularity(mass, stddev)
-    return CollaborativePrior(popularity, weights.astype(np.float32), unseen=_unseen(mass, stddev))
+    unseen, texts = _unseen(mass, stddev), _text_weights(doubt)
+    return CollaborativePrior(popularity, weights.astype(np.float32), unseen=unseen, text_weights=texts)
 
 
 def sketch_signs(n_items: int) -> NDArray[np.float64]:
@@ -257,7 +238,13 @@ def sketch_signs(n_items: int) -> NDArray[np.float64]:
 
 
 def _solve_sketch(
-    total: NDArray[np.float64], n_items: int, noise_stddev: float, edge: float, share: float, config: PriorConfig
+    total: NDArray[np.float64],
+    n_items: int,
+    noise_stddev: float,
+    edge: float,
+    ridge: float,
+    share: float,
+    config: PriorConfig,
 ) -> CollaborativePrior:
     """EASE and, where the sum holds it, next-item ridge: side by side in two factors (I, r) and (r, I)."""
     size = statistics_size("sketch", n_items)
@@ -266,7 +253,7 @@ def _solve_sketch(
     mass = total[:n_items] / (weight * math.sqrt(1 - SKETCH_WEIGHT**2))
     sketch = total[n_items:size].reshape(n_items, -1) / (weight * SKETCH_WEIGHT)
     V, g = _spectrum(sketch, edge)
-    left, right = _ease_factors(V, g, config.ease_ridge + 2.0 * edge)
+    left, right = _ease_factors(V, g, ridge)
     if hybrid and config.next_weight and len(g):
         following = total[size:].reshape(n_items, -1) / math.sqrt(1 - weight**2)  # B^T S
         rows, columns = _next_factors(V, g, following, config.next_ridge)
@@ -337,6 +324,17 @@ def unpack_symmetric(packed: NDArray[np.float64], n: int) -> NDArray[np.float64]
     matrix[rows, columns] = packed * np.where(rows == columns, 1.0, math.sqrt(0.5))
     matrix[columns, rows] = matrix[rows, columns]
     return matrix
+
+
+def _between(bounds: tuple[float, float], value: float) -> float:
+    return float(np.clip(value, *bounds))
+
+
+def _text_weights(doubt: float) -> NDArray[np.float32] | None:
+    if not doubt:
+        return None
+    both = _between(LIKENESS_WEIGHTS, LIKENESS_NEED * doubt), _between(SMOOTH_SHARES, SMOOTH_NEED * doubt)
+    return np.array(both, dtype=np.float32)
 
 
 def _unseen(mass: NDArray[np.float64], noise_stddev: float) -> NDArray[np.float32]:

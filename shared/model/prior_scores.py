@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from shared.config import PriorConfig
-from shared.model.prior import CollaborativePrior, completed
+from shared.model.prior import CollaborativePrior
+from shared.model.prior_texts import completed
 
 RULED_OUT = -1e4
 """Logit of an item that cannot be the next new one."""
+LIKENESS_DECAY = 0.6
+"""Weight of an event's text by its age in events (docs/adr/0021-texts-where-the-sum-is-noise.md)."""
 STEEPNESS = 3.0
 """Standardised scores have long tails: taken as they are, the softmax is sure where it should not be, and what is
 trained on top of it learns to mend that first. ``asinh(3 z)`` keeps their order and loses a fifth of the
@@ -17,15 +20,15 @@ cross-entropy (docs/adr/0009-calibrated-prior.md)."""
 
 
 class PriorScorer:
-    """Logits of the prior for histories: decayed sums of rows, calibrated over the catalogue, plus popularity.
+    """Logits of the prior for histories: decayed sums of rows, calibrated over the catalogue; popularity; likeness.
 
     Parameters
     ----------
     prior : CollaborativePrior
     config : PriorConfig
     items : (I, H)
-        Item vectors of the frozen BERT: what nobody was seen with is scored as its neighbours (`completed`). Scores
-        are made on their device.
+        Item vectors of the frozen BERT, of norm 1: what nobody was seen with is scored as its neighbours (`completed`),
+        and likeness is their products. Scores are made on their device.
     """
 
     def __init__(self, prior: CollaborativePrior, config: PriorConfig, items: torch.Tensor) -> None:
@@ -35,6 +38,7 @@ class PriorScorer:
         self._matrix = None if matrix is None else torch.from_numpy(matrix).to(device)
         self._widen = None if widen is None else torch.from_numpy(widen).to(device)
         self._weight, self._decay, self._training_share = config.weight, config.decay, config.training_share
+        self._items, self._likeness = items, 0.0 if prior.text_weights is None else float(prior.text_weights[0])
 
     @property
     def popularity(self) -> torch.Tensor:
@@ -42,39 +46,59 @@ class PriorScorer:
         return self._popularity
 
     @property
-    def alone(self) -> bool:
-        """Whether popularity is all there is: nothing in a history changes these logits."""
+    def is_product(self) -> bool:
+        """Whether these logits are a product of a vector of the user (`liked`) with item vectors, plus popularity."""
         return self._matrix is None
 
     def all_positions(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after each event, as training has them; `items` is ``(B, T)`` with -1 for padding.
 
-        Shape ``(B, T, I)``; with ``training_share`` of the item-to-item scores.
+        Shape ``(B, T, I)``; with ``training_share`` of all that hangs on the history.
         """
-        if self._matrix is None or not self._training_share:
-            return self._popularity.expand(*items.shape, -1)
-        rows = self._matrix[items.clamp(min=0)] * (items >= 0).unsqueeze(-1)  # (B, T, I), or (B, T, r)
-        running = torch.zeros_like(rows[:, 0])
-        for t in range(items.shape[1]):
-            running = running * self._decay + rows[:, t]
-            rows[:, t] = running
-        return self._popularity + self._training_share * self._weight * _calibrated(self._widened(rows))
+        logits = self._popularity.expand(*items.shape, -1)
+        if self._matrix is not None and self._training_share:
+            sums = _running(self._matrix, items, self._decay)  # (B, T, I), or (B, T, r)
+            logits = logits + self._training_share * self._weight * _calibrated(self._widened(sums))
+        if self._likeness and self._training_share:
+            liked = F.normalize(_running(self._items, items, LIKENESS_DECAY), dim=-1)  # (B, T, H)
+            logits = logits + self._training_share * self._likeness * (liked @ self._items.T)
+        return logits
 
     def last_position(self, items: torch.Tensor) -> torch.Tensor:
         """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions."""
-        if self._matrix is None:
-            return self._popularity.expand(len(items), -1)
-        # The newest event of row n stands at its last place that is not padding.
-        steps = torch.arange(items.shape[1], device=items.device)
-        newest = torch.where(items >= 0, steps, -1).amax(dim=1, keepdim=True)  # (B, 1)
-        weights = (self._decay ** (newest - steps).clamp(min=0)) * (items >= 0)
-        bags = F.embedding_bag(
-            items.clamp(min=0), self._matrix, per_sample_weights=weights.to(self._matrix.dtype), mode="sum"
-        )  # (B, I) or (B, r)
-        return self._popularity + self._weight * _calibrated(self._widened(bags))
+        logits = self._popularity.expand(len(items), -1)
+        if self._matrix is not None:
+            bags = _bag(self._matrix, items, self._decay)  # (B, I) or (B, r)
+            logits = logits + self._weight * _calibrated(self._widened(bags))
+        liked = self.liked(items)
+        return logits if liked is None else logits + liked @ self._items.T
+
+    def liked(self, items: torch.Tensor) -> torch.Tensor | None:
+        """Vectors, ``(B, H)``, whose products with item vectors are the likeness by text; None if it has no weight."""
+        if not self._likeness:
+            return None
+        return self._likeness * F.normalize(_bag(self._items, items, LIKENESS_DECAY), dim=-1)
 
     def _widened(self, scores: torch.Tensor) -> torch.Tensor:
         return scores if self._widen is None else scores @ self._widen
+
+
+def _running(matrix: torch.Tensor, items: torch.Tensor, decay: float) -> torch.Tensor:
+    """Sums of the rows of the items up to each place, by ``decay^age``: ``(B, T)`` to ``(B, T, columns)``."""
+    rows = matrix[items.clamp(min=0)] * (items >= 0).unsqueeze(-1)
+    running = torch.zeros_like(rows[:, 0])
+    for t in range(items.shape[1]):
+        running = running * decay + rows[:, t]
+        rows[:, t] = running
+    return rows
+
+
+def _bag(matrix: torch.Tensor, items: torch.Tensor, decay: float) -> torch.Tensor:
+    """The sum at the newest event of each row, ``(B, columns)``; it stands at the last place that is not padding."""
+    steps = torch.arange(items.shape[1], device=items.device)
+    newest = torch.where(items >= 0, steps, -1).amax(dim=1, keepdim=True)  # (B, 1)
+    weights = (decay ** (newest - steps).clamp(min=0)) * (items >= 0)
+    return F.embedding_bag(items.clamp(min=0), matrix, per_sample_weights=weights.to(matrix.dtype), mode="sum")
 
 
 def _calibrated(scores: torch.Tensor) -> torch.Tensor:

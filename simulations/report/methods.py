@@ -24,6 +24,7 @@ METHODS = {
     "federated": ("Federated", "this run's model"),
     "pooled": ("Pooled", "the same model trained on the data of all partners in one place"),
     "local_only": ("Local only", "each partner trains alone"),
+    "untrained": ("Before training", "this run's collaborative prior beside the frozen BERT"),
     "prior_only": ("Prior only", "this run's collaborative prior without BERT"),
     "ease": ("EASE", "linear item-to-item model"),
     "next_item_ridge": ("Next-item ridge", "linear model of which item follows which"),

@@ -204,7 +204,7 @@ def test_a_scan_answers_as_scores_of_all_items_do(
     settings = release.config.model.model_copy(update={"item_rank": 0})
     popular = replace(
         release,
-        prior=CollaborativePrior(release.prior.popularity),
+        prior=CollaborativePrior(release.prior.popularity, text_weights=np.array([7.0, 0.0], dtype=np.float32)),
         model=BehaviourStage(find_base(settings.base), settings, n_items=len(catalogue)),
     )
     monkeypatch.setattr(engine_module, "SCAN_ABOVE", len(catalogue))
@@ -238,6 +238,7 @@ def test_rows_follow_their_ids(release: Release, catalogue: Catalogue, text: Tex
     local = engine_of(aligned(release, catalogue, ours), ours, text)
     popularity = release.prior.popularity[kept]
     np.testing.assert_array_equal(local.release.prior.popularity, popularity)
+    assert local.release.prior.text_weights is release.prior.text_weights
     weights, theirs = local.release.prior.item_to_item, release.prior.item_to_item
     assert (weights is None) == (theirs is None)
     if weights is not None and theirs is not None:

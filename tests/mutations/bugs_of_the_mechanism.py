@@ -265,7 +265,7 @@ MECHANISM = (
     Mutation(
         "bfloat16 under the noise",
         "client/learner.py",
-        'bf16 = bf16 and (plan.mode == "none" or bench.bf16_stands_alone)',
+        'bf16 = bf16 and (plan.mode == "none" or bench.bf16_stands_alone(prior, logits))',
         "bf16 = bf16",
         (ROUNDS + "test_coarse_floats_under_noise_need_users_that_stand_alone",),
         check="clipping.precision",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ CONFIGS = {
     "residuals": (ModelConfig(adapted_layers=2, lora_rank=2, lora_alpha=6, item_rank=3, max_events=12), PriorConfig()),
     "sketch": (ModelConfig(adapted_layers=1, lora_rank=2, head_rank=0, max_events=12), PriorConfig(max_items=10)),
 }
+TEXT_WEIGHTS = np.array([4.0, 0.5], dtype=np.float32)
 Scores = NDArray[np.float32]
 
 
@@ -96,7 +97,7 @@ def release_to(
     save_release(
         folder,
         model,
-        prior or own_prior(shop.histories, len(shop.catalogue), prior_config),
+        prior or replace(own_prior(shop.histories, len(shop.catalogue), prior_config), text_weights=TEXT_WEIGHTS),
         config,
         catalogue_digest=shop.catalogue.digest,
         privacy={"mode": "distributed", "epsilon": 7.5, "delta": 1e-5},

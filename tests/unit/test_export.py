@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,7 +46,6 @@ from shared.catalogue import build_catalogue
 from shared.config import ModelConfig, PriorConfig
 from shared.errors import AdapterMismatchError, ConfigError, IntegrityError, InvalidSignatureError, VeilrecError
 from shared.hazmat.signing import SigningKey
-from shared.model.prior import CollaborativePrior
 from shared.model.text import TextStage
 from shared.model.weights import find_base
 from shared.release_signature import check_signature, signature_text
@@ -103,13 +103,16 @@ def test_onnx_ranks_as_the_model_does(shop: Shop, exported: dict[str, Path], ref
     assert np.abs(expected - expected[:1]).max() > 0.5  # users are told apart
 
 
-@pytest.mark.parametrize("array", ["inputs", "outputs", "item_to_item", "popularity"])
+@pytest.mark.parametrize("array", ["inputs", "outputs", "item_to_item", "popularity", "likeness"])
 def test_every_array_is_needed_for_the_same_ranking(
     shop: Shop, exported: dict[str, Path], reference: ModuleType, array: str
 ) -> None:
     ranker = reference.Ranker(exported["residuals"])
-    place = {"item_to_item": "_matrix", "popularity": "_popularity"}.get(array, array)
-    setattr(ranker, place, np.roll(getattr(ranker, place), 1, axis=0))
+    if array == "likeness":
+        ranker._likeness = 0.0
+    else:
+        place = {"item_to_item": "_matrix", "popularity": "_popularity"}.get(array, array)
+        setattr(ranker, place, np.roll(getattr(ranker, place), 1, axis=0))
     expected, found = scored(shop, shop.adapter("residuals"), ranker, np.arange(20))
     with pytest.raises(AssertionError):
         check_the_same_ranking(expected, found)
@@ -368,7 +371,7 @@ def test_a_personal_part_or_a_word_in_an_export_would_be_seen(
     shop: Shop, exported: dict[str, Path], copy: Path, tmp_path: Path
 ) -> None:
     prior = load_release(shop.adapter("sketch")).prior
-    personal = CollaborativePrior(prior.popularity + 0.01, prior.item_to_item, prior.widen, prior.unseen)
+    personal = replace(prior, popularity=prior.popularity + 0.01)
     release_to(shop, tmp_path / "adapter", "sketch", personal)
     out = export_release(
         tmp_path / "adapter", shop.catalogue, tmp_path / "out", shop.cache(), formats=frozenset({"onnx"})

@@ -76,6 +76,7 @@ def test_models_that_differ_anywhere_have_different_digests() -> None:
         (np.append(PARAMETERS, np.float32(0)), PRIOR),
         (PARAMETERS, replace(PRIOR, item_to_item=None)),
         (PARAMETERS, replace(PRIOR, popularity=PRIOR.popularity[::-1])),
+        (PARAMETERS, replace(PRIOR, text_weights=np.ones(2, dtype=np.float32))),
         (PARAMETERS, replace(PRIOR, item_to_item=np.ones((2, 2), dtype=np.float32))),
         (PARAMETERS, CollaborativePrior(np.eye(2, dtype=np.float32).ravel(), PRIOR.popularity[:, None])),
     ]

@@ -75,6 +75,13 @@ def test_an_item_is_unmet_only_where_neither_the_federation_nor_the_partner_met_
     assert both is not None and both[:4].tolist() == [1, 0, 0, 0]
 
 
+def test_what_texts_weigh_is_a_matter_of_the_federation_s_noise() -> None:
+    texts = np.array([5.0, 0.5], dtype=np.float32)
+    shared = replace(noise(), text_weights=texts)
+    assert mixed(shared, noise(seed=1), 0.4, 0.5).text_weights is texts
+    assert mixed(replace(shared, item_to_item=None), noise(seed=1), 0.4, 0.5).text_weights is texts
+
+
 def test_the_scale_of_one_s_own_weights_does_not_matter() -> None:
     shared, own = noise(), noise(seed=1)
     assert own.item_to_item is not None

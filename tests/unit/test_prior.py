@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from shared.errors import AdapterMismatchError
 from shared.model import prior as prior_module
 from shared.model.prior import (
     CollaborativePrior,
-    completed,
     effective_kind,
     pack_symmetric,
     sketch_signs,
@@ -246,31 +244,6 @@ def test_a_sketch_with_the_wrong_signs_is_caught(crowd: Histories, monkeypatch: 
         check_next_items(crowd, joint)
 
 
-def test_an_item_that_nobody_met_is_scored_as_its_neighbours_by_text_are(histories_of: HistoriesOf) -> None:
-    rng = np.random.default_rng(3)
-    texts = rng.normal(size=(4, 8)).astype(np.float32)
-    texts = np.vstack([texts, texts[1] + 0.01]).astype(np.float32)  # item 4 reads as item 1 does
-    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    crowd = histories_of([[0, 1], [0, 1, 2], [2, 3], [3, 2], [0, 1]])
-    for kind in ("hybrid", "sketch"):
-        total = clipped_statistics(crowd, 5, CONFIG, kind, clip_norm=1.0).values
-        prior = solve(kind, total, 5, 0.0)
-        assert prior.unseen is not None and prior.unseen.tolist() == [0, 0, 0, 0, 1]
-        whole = completed(prior, texts)
-        before, after = (weights(p) if p.widen is None else weights(p) @ p.widen for p in (prior, whole))
-        np.testing.assert_allclose(after[:4, :4], before[:4, :4], atol=1e-6)
-        assert after[0, 4] > 0.3 * before[0, 1] and before[0, 4] <= 0.05 * before[0, 1]
-        assert np.argmax(after[4, :4]) == np.argmax(before[1, :4])
-        assert whole.popularity is prior.popularity
-
-
-def test_a_prior_that_has_met_all_or_none_stays_as_it_is(total: NDArray[np.float64]) -> None:
-    texts = np.eye(N, dtype=np.float32)
-    prior = solve("hybrid", total, N, 0.0)
-    for same in (prior, uninformed(N), replace(prior, unseen=np.ones(N, np.float32)), replace(prior, unseen=None)):
-        assert completed(same, texts) is same
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -278,6 +251,8 @@ def test_a_prior_that_has_met_all_or_none_stays_as_it_is(total: NDArray[np.float
         CollaborativePrior(np.zeros(3, np.float32), np.zeros((3, 2), np.float32)),
         CollaborativePrior(np.zeros(3, np.float32), np.zeros((3, 2), np.float32), np.zeros((2, 4), np.float32)),
         CollaborativePrior(np.full(3, np.nan, np.float32)),
+        CollaborativePrior(np.zeros(3, np.float32), text_weights=np.zeros(3, np.float32)),
+        CollaborativePrior(np.zeros(3, np.float32), text_weights=np.array([1, np.inf], np.float32)),
     ],
 )
 def test_a_prior_whose_parts_do_not_fit_is_refused(wrong: CollaborativePrior) -> None:
@@ -307,8 +282,13 @@ def test_more_noise_means_more_ridge(monkeypatch: pytest.MonkeyPatch, total: NDA
     for noise in (0.0, 0.1, 1.0, 10.0):
         solve("ease", total[: statistics_size("ease", N)], N, noise)
     assert ridges == sorted(ridges) and len(set(ridges)) == 4
-    # The ridge grows by twice the edge of the noise's spectrum.
-    assert (ridges[3] - ridges[0]) / N == pytest.approx(2 * math.sqrt(2 * N) * 10.0)
+    # With users without number the ridge grows by one and a half times the edge of the noise's spectrum, with few by
+    # eight times, and between the two with the doubt.
+    edge = math.sqrt(2 * N) * 10.0
+    assert (ridges[3] - ridges[0]) / N == pytest.approx(1.5 * edge)
+    for population, times in ((edge, 8.0), (100 * edge, 5.0), (1000 * edge, 1.5)):
+        solve("ease", total[: statistics_size("ease", N)], N, 10.0, population=population)
+        assert (ridges[-1] - ridges[0]) / N == pytest.approx(times * edge)
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "ease", "sketch"])
@@ -325,6 +305,18 @@ def test_a_mass_that_cannot_be_told_from_noise_is_no_evidence(crowd: Histories, 
     for stddev, expected in ((0.1, 1), (0.001, 0)):
         prior = solve(kind, noisy, N + 2, stddev, population=1e9)
         assert prior.unseen is not None and prior.unseen.tolist() == [0] * N + [expected, 1]
+
+
+@pytest.mark.parametrize("kind", ["ease", "sketch"])
+def test_texts_weigh_the_more_the_less_the_noise_has_left(kind: str) -> None:
+    total = np.random.default_rng(0).normal(size=statistics_size(kind, N)) + 5.0
+    assert solve(kind, total, N, 0.0).text_weights is None
+    weights = [solve(kind, total, N, 1.0, population=users).text_weights for users in (1e9, 1e5, 1e4, 1e3, 1e2)]
+    told = np.array([one for one in weights if one is not None])
+    assert told.shape == (5, 2) and (np.diff(told, axis=0) >= 0).all()
+    assert told[0].max() < 1e-3 and told[-1].tolist() == [7.0, 0.5]
+    alone = solve("popularity", total[:N], N, 1.0).text_weights
+    assert alone is not None and alone.tolist() == [7.0, 0.0]  # there are no weights to smooth
 
 
 def test_popularity_flattens_under_noise() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,46 @@ def test_without_item_weights_the_score_is_popularity() -> None:
     expected = CONFIG.popularity_weight * torch.arange(N, dtype=torch.float32)
     torch.testing.assert_close(scorer.last_position(ITEMS), expected.expand(4, -1))
     torch.testing.assert_close(scorer.all_positions(ITEMS), expected.expand(4, 4, -1))
+
+
+@pytest.fixture(scope="module")
+def texts() -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(N, 6, generator=torch.Generator().manual_seed(1)), dim=1)
+
+
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_likeness_is_a_cosine_to_the_recent_texts(texts: torch.Tensor, with_weights: bool) -> None:
+    rng = np.random.default_rng(2)
+    popularity, matrix = rng.normal(size=N).astype(np.float32), rng.normal(size=(N, N)).astype(np.float32)
+    without = CollaborativePrior(popularity, matrix if with_weights else None)
+    liking = replace(without, text_weights=np.array([5.0, 0.0], dtype=np.float32))
+    before, after = (PriorScorer(prior, CONFIG, texts).all_positions(ITEMS) for prior in (without, liking))
+    vectors = texts.numpy().astype(np.float64)
+    for b, row in enumerate(ITEMS.tolist()):
+        for t in range(len(row)):
+            mean = np.sum([0.6 ** (t - s) * vectors[item] for s, item in enumerate(row[: t + 1]) if item >= 0], axis=0)
+            cosines = vectors @ mean / np.linalg.norm(mean)
+            np.testing.assert_allclose((after - before)[b, t], 5.0 * cosines, atol=1e-5)
+    scorer = PriorScorer(liking, CONFIG, texts)
+    last, liked = scorer.last_position(ITEMS), scorer.liked(ITEMS)
+    torch.testing.assert_close(last, torch.stack([after[b, t] for b, t in enumerate(newest(ITEMS))]))
+    assert scorer.is_product is not with_weights and liked is not None
+    if scorer.is_product:
+        torch.testing.assert_close(liked @ texts.T + scorer.popularity, last)
+
+
+def test_likeness_is_a_part_of_what_training_has_its_share_of(texts: torch.Tensor) -> None:
+    prior = CollaborativePrior(np.arange(N, dtype=np.float32), text_weights=np.array([5.0, 0.0], dtype=np.float32))
+    beside = PriorScorer(prior, PriorConfig(training_share=0.0), texts)
+    torch.testing.assert_close(beside.all_positions(ITEMS), beside.popularity.expand(4, 4, -1))
+    assert not torch.allclose(beside.last_position(ITEMS), beside.popularity)
+
+
+def test_whoever_met_nothing_is_like_nothing(texts: torch.Tensor) -> None:
+    prior = CollaborativePrior(np.arange(N, dtype=np.float32), text_weights=np.array([5.0, 0.0], dtype=np.float32))
+    scorer, nobody = PriorScorer(prior, CONFIG, texts), torch.full((2, 3), -1)
+    torch.testing.assert_close(scorer.last_position(nobody), scorer.popularity.expand(2, -1))
+    torch.testing.assert_close(scorer.all_positions(nobody), scorer.popularity.expand(2, 3, -1))
 
 
 def test_scores_of_one_user_do_not_depend_on_the_batch(scorer: PriorScorer) -> None:

@@ -43,7 +43,8 @@ def prior(world: World) -> Callable[[EventBatch], Tensor]:
     rng = np.random.default_rng(5)
     n = world.n_items
     weights = rng.normal(size=(n, n)).astype(np.float32)
-    learned = CollaborativePrior(rng.normal(size=n).astype(np.float32), weights)
+    texts = np.array([5.0, 0.5], dtype=np.float32)
+    learned = CollaborativePrior(rng.normal(size=n).astype(np.float32), weights, text_weights=texts)
     scorer = PriorScorer(learned, PriorConfig(), world.catalogue.items)
     return lambda batch: mask_seen(scorer.all_positions(batch.items), batch.items)
 
@@ -321,9 +322,11 @@ def test_the_sum_does_not_depend_on_how_users_are_batched(
     assert np.linalg.norm(together - single) <= 1e-5 * np.linalg.norm(single)
 
 
-def test_a_coupling_of_users_in_bfloat16_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coupling_of_users_in_bfloat16_is_found_out(
+    world: World, prior: Callable[[EventBatch], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every row alone has the same bits in every batch; a batch that lends a row a little of its mean has not."""
-    honest = world.gradients.rows_stand_alone(world.catalogue, {8})
+    honest = world.gradients.rows_stand_alone(world.catalogue, {8}, prior)
     assert honest or not has_fast_bf16("cpu")  # where bf16 is not native, nothing is promised, and it is not used
     of = world.gradients.of
 
@@ -332,7 +335,7 @@ def test_a_coupling_of_users_in_bfloat16_is_found_out(world: World, monkeypatch:
         return flat + 1e-6 * flat.mean(dim=0), losses
 
     monkeypatch.setattr(world.gradients, "of", coupled)
-    assert not world.gradients.rows_stand_alone(world.catalogue, {8})
+    assert not world.gradients.rows_stand_alone(world.catalogue, {8}, prior)
 
 
 def test_an_empty_poisson_sample_is_zeros_and_still_gets_noise(

@@ -110,7 +110,7 @@ def test_one_user_more_moves_a_gpus_sum_by_no_more_than_the_clip_norm(
 
 def test_under_noise_a_gpu_computes_in_float32(there: tuple[UserGradients, CatalogueVectors]) -> None:
     gradients, catalogue = there
-    assert not gradients.rows_stand_alone(catalogue, {EVENTS})
+    assert not gradients.rows_stand_alone(catalogue, {EVENTS}, nothing)
 
 
 @pytest.fixture(scope="module")

@@ -188,9 +188,11 @@ class GivenLearner(Learner):
     def workbench(self, model: ModelConfig, seed: int) -> Any:
         """The given gradients in the place of BERT's."""
         gradients = SimpleNamespace(size=self.size, clipped_sum=self.clipped_sum)
-        stands_alone = self.stands_alone
         return SimpleNamespace(
-            model=_Weights(self.size), catalogue=None, gradients=gradients, bf16_stands_alone=stands_alone
+            model=_Weights(self.size),
+            catalogue=None,
+            gradients=gradients,
+            bf16_stands_alone=lambda prior, logits: self.stands_alone,
         )
 
     def batch_maker(self, model: ModelConfig, seed: int) -> Any:

@@ -16,18 +16,18 @@ from shared.errors import DataError
 from shared.schema import Histories
 from simulations.benchmarks.quality.dataset import Dataset
 from simulations.benchmarks.quality.measure import Measured, measure
-from simulations.benchmarks.quality.study import FEDERATED, PRIOR_ONLY, Cell
+from simulations.benchmarks.quality.study import Cell
 from simulations.evaluation import Scorer
 from simulations.federation import InProcessGrid
 from simulations.partition import Method
-from simulations.results import model_scorer, parts_of
+from simulations.results import MODEL_PARTS, ModelPart, model_scorer, parts_of
 from simulations.segments import ScorerOver
 from simulations.simulate import alone_config
 from simulations.workspace import Workspace, prepare
 
 
 def run_cell(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> dict[str, Measured]:
-    """Train over the cell's partners and rank with the release, with and without its BERT part.
+    """Train over the cell's partners and rank with the release, and with its parts.
 
     Parameters
     ----------
@@ -41,16 +41,16 @@ def run_cell(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> dict
     Returns
     -------
     dict of str to Measured
-        Under `FEDERATED` and `PRIOR_ONLY`.
+        Under the names of `simulations.results.MODEL_PARTS`.
     """
     workspace = workspace_of(cell, data, folder / "partners")
     release = trained(config, workspace, range(workspace.partners), workspace.root, folder)
     parts = parts_of(workspace, config)
 
-    def ranked(prior_only: bool) -> Measured:
-        return measure(scored_by(release, workspace, prior_only=prior_only), parts, len(workspace.catalogue))
+    def ranked(part: ModelPart) -> Measured:
+        return measure(scored_by(release, workspace, part), parts, len(workspace.catalogue))
 
-    return {FEDERATED: ranked(False), PRIOR_ONLY: ranked(True)}
+    return {part: ranked(part) for part in MODEL_PARTS}
 
 
 def run_alone(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> Measured:
@@ -67,11 +67,11 @@ def run_alone(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> Mea
     return measure(scorer, parts_of(workspace, config), len(workspace.catalogue))
 
 
-def scored_by(release: Release, workspace: Workspace, *, prior_only: bool = False) -> ScorerOver:
-    """Every partner ranks with the release."""
+def scored_by(release: Release, workspace: Workspace, part: ModelPart = "federated") -> ScorerOver:
+    """Every partner ranks with the release, or with a part of it."""
 
     def scorer(partner: int, histories: Histories) -> Scorer:
-        return model_scorer(release, workspace.learner(partner), histories, prior_only=prior_only)
+        return model_scorer(release, workspace.learner(partner), histories, part)
 
     return scorer
 

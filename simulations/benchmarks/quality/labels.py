@@ -6,6 +6,7 @@ from simulations.benchmarks.quality.study import GIVEN, POOLED
 
 NAMES = {
     "prior_only": "prior only",
+    "untrained": "before training",
     "local_only": "each partner alone",
     "frozen_bert": "frozen BERT",
     "concatenated_text": "BERT on concatenated text",

@@ -12,9 +12,9 @@ from typing import Any
 from shared.errors import ConfigError
 from simulations.datasets import MARKETPLACE
 
-FEDERATED, PRIOR_ONLY = "federated", "prior_only"
-FROM_A_RUN = (FEDERATED, PRIOR_ONLY)
-"""Methods that are measured on the release of one federated run."""
+FEDERATED = "federated"
+FROM_A_RUN = (FEDERATED, "untrained", "prior_only")
+"""Methods that are measured on the release of one federated run: `simulations.results.MODEL_PARTS`."""
 ALONE = "local_only"
 """Every partner trains by itself, with the same recipe and under the same promise, and ranks for its own users."""
 PARTITIONS = ("iid", "dirichlet", "taste")
