@@ -120,10 +120,10 @@ def _recipe(mode: str, users: int, items: int) -> dict[str, Any]:
         }
     steps = {"rounds": 3, "local_steps": 4} if mode == "local" else {"rounds": 8}
     return {
-        "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 3.0, "max_events": 30},
+        "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 1.0, "max_events": 30},
         "prior": {"epsilon_share": 0.9},
         "training": {**steps, "sampling_rate": 0.2, "learning_rate": 3e-3, "average_from": 0.5},
-        "privacy": {"clip_norm": 0.15},
+        "privacy": {"clip_norm": 0.05},
     }
 
 
