@@ -208,7 +208,7 @@ def solve(
     ridge = config.ease_ridge + _between(RIDGE_EDGES, RIDGE_NEED * doubt) * edge
     if kind in ("sketch", "hybrid_sketch"):
         sketched = _solve_sketch(total, n_items, noise_stddev, edge, ridge, share, config)
-        return replace(sketched, text_weights=_text_weights(doubt))
+        return replace(sketched, text_weights=_text_weights(doubt, whole=False))
     packed = n_items * (n_items + 1) // 2
     weight = _cooccurrence_weight(kind)
     G = unpack_symmetric(total[:packed], n_items) / weight
@@ -223,7 +223,7 @@ def solve(
     mass = np.diag(G)
     stddev = noise_stddev / weight
     popularity = share * _log_popularity(mass, stddev)
-    unseen, texts = _unseen(mass, stddev), _text_weights(doubt)
+    unseen, texts = _unseen(mass, stddev), _text_weights(doubt, whole=True)
     return CollaborativePrior(popularity, weights.astype(np.float32), unseen=unseen, text_weights=texts)
 
 
@@ -330,11 +330,12 @@ def _between(bounds: tuple[float, float], value: float) -> float:
     return float(np.clip(value, *bounds))
 
 
-def _text_weights(doubt: float) -> NDArray[np.float32] | None:
+def _text_weights(doubt: float, *, whole: bool) -> NDArray[np.float32] | None:
+    """`CollaborativePrior.text_weights`; only a whole matrix is smoothed."""
     if not doubt:
         return None
-    both = _between(LIKENESS_WEIGHTS, LIKENESS_NEED * doubt), _between(SMOOTH_SHARES, SMOOTH_NEED * doubt)
-    return np.array(both, dtype=np.float32)
+    share = _between(SMOOTH_SHARES, SMOOTH_NEED * doubt) if whole else 0.0
+    return np.array([_between(LIKENESS_WEIGHTS, LIKENESS_NEED * doubt), share], dtype=np.float32)
 
 
 def _unseen(mass: NDArray[np.float64], noise_stddev: float) -> NDArray[np.float32]:

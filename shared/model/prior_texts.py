@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from shared.model.prior import CollaborativePrior, product_root_mean_square, root_mean_square
+from shared.model.prior import CollaborativePrior, root_mean_square
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE, NEIGHBOUR_SHARE = 10, 0.1, 0.5
 """Of an item that nobody was seen with: how many by text, the softmax over their cosines, and the part of their
@@ -40,30 +40,21 @@ def completed(prior: CollaborativePrior, vectors: NDArray[np.float32]) -> Collab
 def _smoothed(prior: CollaborativePrior, vectors: NDArray[np.float32]) -> CollaborativePrior:
     """``W + s S W S``, with ``S = X (X^T X + l I)^-1 X^T`` of the centred vectors X.
 
-    Only once: what is returned asks for no more of it.
+    Only once: what is returned asks for no more of it. Not of two factors: of large catalogues under noise hardly any
+    weights are known, and twice as many columns would make ranking slower.
     """
-    if prior.item_to_item is None or prior.text_weights is None or not prior.text_weights[1]:
+    weights, told = prior.item_to_item, prior.text_weights
+    if weights is None or prior.widen is not None or told is None or not told[1]:
         return prior
     known = (np.ones(len(vectors)) if prior.unseen is None else 1.0 - prior.unseen).astype(np.float32)
-    left = prior.item_to_item * known[:, np.newaxis]  # the weights of the others are noise
+    weights = weights * known[:, np.newaxis] * known  # those of the others are noise
     X = vectors - vectors.mean(axis=0)
     regression = np.linalg.solve(X.T @ X + TEXT_RIDGE * np.eye(X.shape[1], dtype=np.float32), X.T)  # (H, I)
-    share, done = float(prior.text_weights[1]), prior.text_weights * np.array([1, 0], dtype=np.float32)
-    if prior.widen is None:
-        weights = left * known
-        smooth = X @ (regression @ weights @ regression.T) @ X.T
-        weights += _coarse(share * root_mean_square(weights) / root_mean_square(smooth) * smooth)
-        return replace(prior, item_to_item=weights, text_weights=done)
-    widen = prior.widen * known
-    rows, columns = X @ (regression @ left), (widen @ regression.T) @ X.T
-    scale = share * product_root_mean_square(left, widen) / product_root_mean_square(rows, columns)
-    left, widen = np.hstack([left, _coarse(scale * rows)]), np.vstack([widen, _coarse(columns)])
-    return replace(prior, item_to_item=left, widen=widen, text_weights=done)
-
-
-def _coarse(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To three digits: the same on any number of threads."""
-    return array.astype(np.float16).astype(np.float32)
+    smooth = X @ (regression @ weights @ regression.T) @ X.T
+    smooth *= float(told[1]) * root_mean_square(weights) / root_mean_square(smooth)
+    # To three digits: the same on any number of threads.
+    weights += smooth.astype(np.float16).astype(np.float32)
+    return replace(prior, item_to_item=weights, text_weights=told * np.array([1, 0], dtype=np.float32))
 
 
 def _with_neighbours(prior: CollaborativePrior, vectors: NDArray[np.float32]) -> CollaborativePrior:

@@ -112,8 +112,9 @@ def _data(items: int, users: int) -> RawData:
 def _prior(items: int) -> CollaborativePrior:
     """Of the largest kind that a sum has room for: two factors, or popularity alone."""
     random = np.random.default_rng(SEED)
-    popularity = random.normal(size=items).astype(np.float32)
+    popularity, texts = random.normal(size=items).astype(np.float32), np.array([7.0, 0.0], dtype=np.float32)
     if statistics_size("sketch", items) > LARGEST_VECTOR:
-        return CollaborativePrior(popularity)
+        return CollaborativePrior(popularity, text_weights=texts)
     left = random.normal(size=(items, SKETCH_RANK)).astype(np.float32)
-    return CollaborativePrior(popularity, left, np.ascontiguousarray(left.T), np.zeros(items, dtype=np.float32))
+    unseen = np.zeros(items, dtype=np.float32)
+    return CollaborativePrior(popularity, left, np.ascontiguousarray(left.T), unseen, texts)
