@@ -34,6 +34,7 @@ def show(
         return
     from rich.box import SIMPLE
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     table = Table(title=title or name, caption=caption or None, box=SIMPLE)
@@ -42,7 +43,11 @@ def show(
         table.add_column(heading, justify="left" if words else "right")
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a file has no width: cells that are cut off cannot be read there
+        wide = Console(width=10_000)
+        console = Console(width=max(console.width, Measurement.get(wide, wide.options, table).maximum))
+    console.print(table)
 
 
 def _cell(value: object) -> str:
