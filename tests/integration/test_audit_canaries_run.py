@@ -84,8 +84,8 @@ def test_a_run_that_is_killed_between_sum_and_checkpoint_is_audited_as_if_it_had
     assert found.verdict is not Verdict.FAIL and found.facts["canaries"] == 3 * CANARIES
     assert all(each.holds for each in found.measurements)
     inside, outside = found.scores[0].inside, found.scores[0].outside
-    # Far above chance: correct code has them 10 standard errors apart, and comes below 5 once in 3 million runs.
-    assert inside.mean() - outside.mean() > 5 * np.sqrt((inside.var() + outside.var()) / len(inside))
+    # Above chance: correct code has them 4 to 6 standard errors apart (three seen), chance above 2.5 in 6 of 1,000.
+    assert inside.mean() - outside.mean() > 2.5 * np.sqrt((inside.var() + outside.var()) / len(inside))
 
 
 def test_half_of_the_noise_is_found_in_a_whole_run(
