@@ -27,12 +27,13 @@ Written by `veilrec bench quality --write`; edit the program, not this page. Ful
 has not met, last item held out, ties in time broken by a seeded hash, users with five or more events. Every baseline
 is tuned on the last item but one, once a data set and promise; *federated* is the preset of `veilrec simulate`, with
 what the command sets; without privacy its rounds and prior are tuned as the baselines are, unless `--no-tune` is
-given, and under privacy they are not, while what tuning a private baseline would cost is not billed. A mean is over
-seeds, which change the order of ties (and with it what is held out), the start, the sampling, the partition and the
-noise (which is the same for all partitions); ± is half of the 95 % Student-t interval over seeds, from three seeds
-on. Epsilon is user level. Baselines without a partition in their name see all partners' data at one place; one that
-is federated itself has the IID partition. Long tail: the held-out item is among the least popular 80 % of the
-catalogue; cold: it has at most five training interactions.
+given, and under privacy they are not, while what tuning a private baseline would cost is not billed. *Before training*
+is what it has before its first training round: the prior, and what frozen texts weigh; *prior only* has no texts.
+A mean is over seeds, which change the order of ties (and with it what is held out), the start, the sampling, the
+partition and the noise (which is the same for all partitions); ± is half of the 95 % Student-t interval over seeds,
+from three seeds on. Epsilon is user level. Baselines without a partition in their name see all partners' data at
+one place; one that is federated itself has the IID partition. Long tail: the held-out item is among the least
+popular 80 % of the catalogue; cold: it has at most five training interactions.
 """
 
 
