@@ -209,13 +209,14 @@ def _write_tokenizer(file: Path, base: BaseModel, max_tokens: int) -> Any:
 
 @torch.inference_mode()
 def _arrays(release: Release, vectors: CatalogueVectors) -> dict[str, NDArray[np.floating[Any]]]:
-    """`inputs` (I, H) and `outputs` (I, H + R), and the prior with its unseen items filled in."""
+    """`inputs` (I, H) and `outputs` (I, H + R), and the prior with what texts tell of its weights."""
     inputs, outputs, residuals = vectors.texts, vectors.items, release.model.residuals
     if residuals is not None:
         inputs = inputs + residuals.inputs(torch.arange(len(inputs)))
         outputs = torch.cat([outputs, residuals.factors.weight], dim=1)
     prior = completed(release.prior, vectors.items.numpy()).arrays()
-    prior.pop("unseen", None)
+    for made_use_of in ("unseen", "text_weights"):
+        prior.pop(made_use_of, None)
     return {"inputs": compact(inputs.numpy()), "outputs": compact(outputs.numpy()), **prior}
 
 
@@ -245,6 +246,7 @@ def _settings(release: Release) -> dict[str, Any]:
             "decay": prior.decay,
             "popularity_weight": prior.popularity_weight,
             "steepness": STEEPNESS,
+            "likeness": 0.0 if release.prior.text_weights is None else float(release.prior.text_weights[0]),
             "likeness_decay": LIKENESS_DECAY,
         },
         "query_behaviour_weight": QUERY_BEHAVIOUR_WEIGHT,

@@ -57,7 +57,6 @@ class Ranker:
         self.inputs, self.outputs = held["inputs"], held["outputs"]  # (I, H), (I, H + R)
         self._popularity = held["popularity"]  # (I,)
         self._matrix, self._widen = held.get("item_to_item"), held.get("widen")  # (I, I), or (I, r) and (r, I)
-        self._likeness = float(held["text_weights"][0]) if "text_weights" in held else 0.0
         self._behaviour = self._session("onnx/behaviour.onnx")
         self._encoder: Any = None
 
@@ -108,11 +107,11 @@ class Ranker:
             centred = sums - sums.mean(axis=1, keepdims=True)
             deviation = np.maximum(np.sqrt(np.mean(centred**2, axis=1, keepdims=True)), 1e-12)
             scores = scores + told["weight"] * np.arcsinh(told["steepness"] * centred / deviation)
-        if self._likeness:
+        if told["likeness"]:
             vectors = self.outputs[:, : self.settings["width"]]
             liked = _decayed(vectors, items, told["likeness_decay"])
             liked = liked / np.maximum(np.linalg.norm(liked, axis=1, keepdims=True), 1e-12)
-            scores = scores + self._likeness * liked @ vectors.T
+            scores = scores + told["likeness"] * liked @ vectors.T
         return np.asarray(scores, dtype=np.float32)
 
     def encode(self, texts: Sequence[str]) -> tuple[Floats, Floats]:

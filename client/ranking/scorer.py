@@ -12,7 +12,7 @@ from client.batches import BatchMaker
 from shared.config import PriorConfig
 from shared.model.behaviour import QUERY_EVENT, BehaviourStage, CatalogueVectors, EventBatch
 from shared.model.prior import CollaborativePrior
-from shared.model.prior_scores import PriorScorer
+from shared.model.prior_scores import PriorScorer, recent_texts
 from shared.model.text import TextStage
 from shared.schema import Histories
 
@@ -67,18 +67,25 @@ class ModelScorer:
     @torch.inference_mode()
     def batch(self, batch: EventBatch) -> torch.Tensor:
         """Scores after the newest event of each row, shape ``(B, I)``."""
-        scores = self._prior.last_position(batch.items)
         if self._model is None:
-            return scores
-        # The product not in bfloat16: of many thousand scores some would be equal that are not.
-        return scores + self._model.score(self._newest(self._model, batch), self._catalogue)
+            return self._prior.last_position(batch.items)
+        newest = self._newest(self._model, batch)
+        # Products not in bfloat16: of many thousand scores some would be equal that are not.
+        vectors = self._vectors(self._model, newest, batch)
+        if vectors is None:  # learned item vectors beside those of the texts
+            return self._prior.last_position(batch.items) + self._model.score(newest, self._catalogue)
+        return self._prior.last_position(batch.items, likeness=False) + vectors @ self._catalogue.items.T
 
     @torch.inference_mode()
     def wanted(self, batch: EventBatch) -> torch.Tensor | None:
         """Vectors, ``(B, H)``, whose products with item vectors are `batch` without popularity; None if none are."""
         if self._model is None or not self._prior.is_product:
             return None
-        wanted, liked = self._model.wanted(self._newest(self._model, batch)), self._prior.liked(batch.items)
+        return self._vectors(self._model, self._newest(self._model, batch), batch)
+
+    def _vectors(self, model: BehaviourStage, newest: torch.Tensor, batch: EventBatch) -> torch.Tensor | None:
+        """What the model wants and what texts are liked as one vector a row: item vectors are read once."""
+        wanted, liked = model.wanted(newest), self._prior.liked(batch.items)
         return wanted if wanted is None or liked is None else wanted + liked
 
     def _newest(self, model: BehaviourStage, batch: EventBatch) -> torch.Tensor:
@@ -155,20 +162,18 @@ class FrozenBert:
         decay: float = 0.8,
         max_events: int = 50,
     ) -> None:
-        self._items = catalogue.items.cpu().numpy()
+        self._items = catalogue.items.cpu()
         self._bias = popularity_weight * popularity
         self._temperature, self._decay, self._max_events = temperature, decay, max_events
 
     def __call__(self, histories: Histories, users: NDArray[np.int64]) -> Scores:
         """Scores of users, shape ``(len(users), I)``."""
-        wanted = np.stack([self._mean(histories[int(k)].items) for k in users])
-        return np.asarray(self._temperature * wanted @ self._items.T + self._bias, dtype=np.float32)
-
-    def _mean(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
-        newest = items[-self._max_events :][::-1]
-        weights = self._decay ** np.arange(len(newest))
-        mean = weights @ self._items[newest]
-        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
+        newest = np.full((len(users), self._max_events), -1, dtype=np.int64)
+        for row, user in zip(newest, users, strict=True):
+            items = histories[int(user)].items[-self._max_events :]
+            row[: len(items)] = items
+        wanted = recent_texts(self._items, torch.from_numpy(newest), self._decay)
+        return np.asarray(self._temperature * (wanted @ self._items.T).numpy() + self._bias, dtype=np.float32)
 
 
 def standardised(scores: torch.Tensor) -> torch.Tensor:

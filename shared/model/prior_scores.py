@@ -64,23 +64,31 @@ class PriorScorer:
             logits = logits + self._training_share * self._likeness * (liked @ self._items.T)
         return logits
 
-    def last_position(self, items: torch.Tensor) -> torch.Tensor:
-        """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions."""
+    def last_position(self, items: torch.Tensor, *, likeness: bool = True) -> torch.Tensor:
+        """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions.
+
+        Without `likeness` where a product with `liked` is added elsewhere.
+        """
         logits = self._popularity.expand(len(items), -1)
         if self._matrix is not None:
             bags = _bag(self._matrix, items, self._decay)  # (B, I) or (B, r)
             logits = logits + self._weight * _calibrated(self._widened(bags))
-        liked = self.liked(items)
+        liked = self.liked(items) if likeness else None
         return logits if liked is None else logits + liked @ self._items.T
 
     def liked(self, items: torch.Tensor) -> torch.Tensor | None:
         """Vectors, ``(B, H)``, whose products with item vectors are the likeness by text; None if it has no weight."""
         if not self._likeness:
             return None
-        return self._likeness * F.normalize(_bag(self._items, items, LIKENESS_DECAY), dim=-1)
+        return self._likeness * recent_texts(self._items, items, LIKENESS_DECAY)
 
     def _widened(self, scores: torch.Tensor) -> torch.Tensor:
         return scores if self._widen is None else scores @ self._widen
+
+
+def recent_texts(vectors: torch.Tensor, items: torch.Tensor, decay: float) -> torch.Tensor:
+    """The direction of the items' vectors, summed by ``decay^age``: ``(B, T)`` with -1 for none to ``(B, H)``."""
+    return F.normalize(_bag(vectors, items, decay), dim=-1)
 
 
 def _running(matrix: torch.Tensor, items: torch.Tensor, decay: float) -> torch.Tensor:

@@ -109,7 +109,7 @@ def test_every_array_is_needed_for_the_same_ranking(
 ) -> None:
     ranker = reference.Ranker(exported["residuals"])
     if array == "likeness":
-        ranker._likeness = 0.0
+        ranker.settings["prior"]["likeness"] = 0.0
     else:
         place = {"item_to_item": "_matrix", "popularity": "_popularity"}.get(array, array)
         setattr(ranker, place, np.roll(getattr(ranker, place), 1, axis=0))

@@ -17,9 +17,10 @@ from simulations.benchmarks.quality import options
 from simulations.benchmarks.quality.cache import Cache, Result
 from simulations.benchmarks.quality.dataset import Dataset, open_dataset, split
 from simulations.benchmarks.quality.measure import Measured, measure
-from simulations.benchmarks.quality.study import Cell, Study
+from simulations.benchmarks.quality.study import FROM_A_RUN, Cell, Study
 from simulations.evaluation import evaluate
 from simulations.presets import settings_of
+from simulations.results import MODEL_PARTS
 
 PRIVATE = {"popularity": True, "als": False}
 METHODS = ("federated", "prior_only", "popularity", "als")
@@ -30,6 +31,11 @@ def opened(path: Path) -> Dataset:
 
 
 # Studies
+
+
+def test_a_study_knows_the_parts_of_a_run() -> None:
+    """Told twice: the study's names are read where torch is not."""
+    assert FROM_A_RUN == MODEL_PARTS
 
 
 def test_a_study_comes_to_a_cell_for_every_method_promise_and_seed() -> None:
