@@ -133,6 +133,14 @@ class ScoreParts:
         return _against_mean(self.prior.last_position(batch.items), rows)
 
     @torch.inference_mode()
+    def of_likeness(self, items: Tensor, rows: Sequence[int], moved: Tensor | None = None) -> Effects:
+        """The likeness by text in the prior's part, ``(N, K)``; `moved` as `PriorScorer.liked` takes it."""
+        liked = self.prior.liked(items, moved)
+        if liked is None:
+            return np.zeros((len(items), len(rows)))
+        return _against_mean(liked @ self.catalogue.items.T, rows)
+
+    @torch.inference_mode()
     def of_model(self, batch: EventBatch, rows: Sequence[int]) -> Effects:
         """BERT's part, shape ``(N, K)``; 0 for a row without events, of which it has nothing to say."""
         if self.model is None:

@@ -2,7 +2,8 @@
 
 A word's effect is counterfactual as an event's is (`client.ranking.explain`): the text is read by BERT again without
 the word, wherever it stands in it, and the item is scored again. A title's word goes out of the item's whole passage.
-Only the part of the score that reads text can change: the prior knows items by their numbers.
+Only what reads text can change: BERT's part of the score, and, for a title's word, the likeness by text in the
+prior's, whose item-to-item weights know items by their numbers.
 """
 
 from __future__ import annotations
@@ -80,8 +81,9 @@ def explain_words(
     if parts.model is None or not trials:
         return tuple(explanations)
     rows = [one.item for one in explanations]
-    batch = _with_words_left_out(read.batch, trials, texts.stage)
+    batch, moved = _with_words_left_out(read.batch, trials, texts.stage)
     falls = parts.of_model(read.batch, rows) - parts.of_model(batch, rows)  # (trials, K)
+    falls += parts.of_likeness(read.batch.items, rows) - parts.of_likeness(batch.items, rows, moved)
     told = []
     for k, one in enumerate(explanations):
         items = {reason.item for reason in _strongest(one)}
@@ -148,19 +150,31 @@ def _trials(
                 yield _Trial("review", item, word, text, _left_out(text, word), (place,))
 
 
-def _with_words_left_out(one: EventBatch, trials: Sequence[_Trial], stage: TextStage) -> EventBatch:
-    """A row for each trial: the history, with the difference that the word makes added to the events' own texts."""
-    texts = sorted({text for trial in trials for text in (trial.text, trial.without)})
-    vectors = torch.from_numpy(stage.encode(texts, items=False)[:, 0].astype(np.float32)).to(one.items.device)
-    place_of = {text: k for k, text in enumerate(texts)}
+def _with_words_left_out(one: EventBatch, trials: Sequence[_Trial], stage: TextStage) -> tuple[EventBatch, Tensor]:
+    """A row for each trial: the history, with the difference that the word makes added to the events' own texts.
+
+    Beside it the difference that a title's word makes to the events' item vectors, ``(N, T, H)``.
+    """
+    device, titles = one.items.device, [trial for trial in trials if trial.source == "title"]
+    texts, above = _vectors(stage, trials, device, items=False), _vectors(stage, titles, device, items=True)
     N, T = len(trials), one.items.shape[1]
-    changed: Tensor = torch.zeros(N, T, vectors.shape[1], device=one.items.device)
+    width = next(iter(texts.values())).shape[-1]
+    changed, moved = torch.zeros(2, N, T, width, device=device)
     if one.texts is not None:
         changed = changed + one.texts
     for row, trial in enumerate(trials):
-        changed[row, list(trial.places)] += vectors[place_of[trial.without]] - vectors[place_of[trial.text]]
+        changed[row, list(trial.places)] += (texts[trial.without] - texts[trial.text])[0]
+        if trial.source == "title":
+            moved[row, list(trial.places)] = (above[trial.without] - above[trial.text])[1]
     items, events, ratings = (x.expand(N, -1) for x in (one.items, one.events, one.ratings))
-    return EventBatch(items, events, ratings, one.lengths.expand(N), changed, one.targets.expand(N, -1))
+    return EventBatch(items, events, ratings, one.lengths.expand(N), changed, one.targets.expand(N, -1)), moved
+
+
+def _vectors(stage: TextStage, trials: Sequence[_Trial], device: torch.device, *, items: bool) -> dict[str, Tensor]:
+    """Text vectors, and with `items` item vectors below them, of the texts with and without the words."""
+    texts = sorted({text for trial in trials for text in (trial.text, trial.without)})
+    vectors = torch.from_numpy(stage.encode(texts, items=items).astype(np.float32)).to(device)
+    return dict(zip(texts, vectors, strict=True))
 
 
 def _words(text: str) -> list[str]:

@@ -76,19 +76,27 @@ class PriorScorer:
         liked = self.liked(items) if likeness else None
         return logits if liked is None else logits + liked @ self._items.T
 
-    def liked(self, items: torch.Tensor) -> torch.Tensor | None:
-        """Vectors, ``(B, H)``, whose products with item vectors are the likeness by text; None if it has no weight."""
+    def liked(self, items: torch.Tensor, moved: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Vectors, ``(B, H)``, whose products with item vectors are the likeness by text; None if it has no weight.
+
+        With `moved`, ``(B, T, H)``, as if the item vector of each event were another by so much.
+        """
         if not self._likeness:
             return None
-        return self._likeness * recent_texts(self._items, items, LIKENESS_DECAY)
+        return self._likeness * recent_texts(self._items, items, LIKENESS_DECAY, moved)
 
     def _widened(self, scores: torch.Tensor) -> torch.Tensor:
         return scores if self._widen is None else scores @ self._widen
 
 
-def recent_texts(vectors: torch.Tensor, items: torch.Tensor, decay: float) -> torch.Tensor:
+def recent_texts(
+    vectors: torch.Tensor, items: torch.Tensor, decay: float, moved: torch.Tensor | None = None
+) -> torch.Tensor:
     """The direction of the items' vectors, summed by ``decay^age``: ``(B, T)`` with -1 for none to ``(B, H)``."""
-    return F.normalize(_bag(vectors, items, decay), dim=-1)
+    summed = _bag(vectors, items, decay)
+    if moved is not None:
+        summed = summed + (_by_age(items, decay).unsqueeze(1) @ moved).squeeze(1)
+    return F.normalize(summed, dim=-1)
 
 
 def _running(matrix: torch.Tensor, items: torch.Tensor, decay: float) -> torch.Tensor:
@@ -102,11 +110,17 @@ def _running(matrix: torch.Tensor, items: torch.Tensor, decay: float) -> torch.T
 
 
 def _bag(matrix: torch.Tensor, items: torch.Tensor, decay: float) -> torch.Tensor:
-    """The sum at the newest event of each row, ``(B, columns)``; it stands at the last place that is not padding."""
+    """The sum at the newest event of each row, ``(B, columns)``."""
+    weights = _by_age(items, decay).to(matrix.dtype)
+    return F.embedding_bag(items.clamp(min=0), matrix, per_sample_weights=weights, mode="sum")
+
+
+def _by_age(items: torch.Tensor, decay: float) -> torch.Tensor:
+    """``decay^age`` of each event with an item, else 0; the newest of a row stands at its last place with one."""
     steps = torch.arange(items.shape[1], device=items.device)
     newest = torch.where(items >= 0, steps, -1).amax(dim=1, keepdim=True)  # (B, 1)
-    weights = (decay ** (newest - steps).clamp(min=0)) * (items >= 0)
-    return F.embedding_bag(items.clamp(min=0), matrix, per_sample_weights=weights.to(matrix.dtype), mode="sum")
+    weights: torch.Tensor = (decay ** (newest - steps).clamp(min=0)) * (items >= 0)
+    return weights
 
 
 def _calibrated(scores: torch.Tensor) -> torch.Tensor:

@@ -232,6 +232,27 @@ def test_a_word_s_effect_is_that_of_the_title_without_it(shop: Shop, histories_o
         assert word.effect == pytest.approx(fall, abs=0.05)
 
 
+def test_a_title_s_word_is_missed_in_the_likeness_by_text_too(shop: Shop, histories_of: HistoriesOf) -> None:
+    histories = histories_of([[0, 2]])
+    liking = replace(shop.prior, text_weights=np.array([5.0, 0.0], dtype=np.float32))
+    parts = replace(shop.parts, prior=PriorScorer(liking, CONFIG, shop.vectors.items))
+    maker, texts = shop.maker(histories), Texts(shop.catalogue, (), shop.stage)
+    (one,) = explain_words(explain(parts, maker, histories[0], [4]), parts, maker, histories[0], texts)
+    assert {word.word for word in one.words} >= {"Oak", "desk"}
+    read = Read.of(maker, histories[0], torch.device("cpu"))
+    for word in one.words:
+        title = " ".join(part for part in TITLES[word.item].split() if part != word.word)
+        both = torch.from_numpy(shop.stage.encode([title])[0].astype(np.float32))
+        below, history = shop.vectors.texts.clone(), shop.vectors.items.clone()
+        below[word.item], history[word.item] = both
+        other = replace(shop.parts, catalogue=CatalogueVectors(below, shop.vectors.items))
+        mean = torch.nn.functional.normalize(history[2] + 0.6 * history[0], dim=0)
+        liked = 5.0 * shop.vectors.items @ mean
+        without = other.of_model(read.batch, [4])[0, 0] + float(liked[4] - liked.mean())
+        fall = (parts(read.batch, [4]))[0, 0] - without
+        assert word.effect == pytest.approx(fall, abs=0.05)
+
+
 def test_words_of_one_s_own_review_are_told_from_those_of_the_title(shop: Shop, histories_of: HistoriesOf) -> None:
     plain = histories_of([[3, 2]])
     histories = replace(plain, reviews=np.array([0, -1], dtype=np.int32), review_texts=("desk, DESK desk!",))
