@@ -20,9 +20,10 @@ Two kinds of federation cannot afford the square of the catalogue (docs/adr/0008
   method has its large eigenvectors; EASE needs no others, and next-item ridge, from ``B^T S``, fewer;
 - few users for the noise: the items' popularity ``sum_u y`` alone, of which a user's norm goes a long way.
 
-What the noise has taken from the sum, the texts may tell (docs/adr/0021-texts-where-the-sum-is-noise.md): the weights
-are smoothed along the texts of both items, and beside them stands the likeness of an item's text to the texts of the
-user's items (content-based filtering).
+What the noise has taken from the sum, or what too few users ever told, the texts may tell
+(docs/adr/0021-texts-where-the-sum-is-noise.md, docs/adr/0023-texts-without-noise.md): the weights are smoothed along
+the texts of both items, and beside them stands the likeness of an item's text to the texts of the user's items
+(content-based filtering).
 
 Which it is, the ridges, and the weights of popularity and texts follow from public quantities: items, declared users,
 noise.
@@ -63,8 +64,11 @@ RIDGE_EDGES, RIDGE_NEED = (1.5, 8.0), 500.0
 """The same of EASE's ridge, in units of the noise's edge."""
 LIKENESS_WEIGHTS, LIKENESS_NEED = (0.0, 7.0), 400.0
 """The same of the likeness by text, a cosine, in logits; the most beside popularity alone."""
-SMOOTH_SHARES, SMOOTH_NEED = (0.0, 0.5), 150.0
-"""The same of the weights smoothed along texts, as a part of the weights' root mean square."""
+SPARSE_LIKENESS = 4.0
+"""Its weight where there are so many items for a user that the sum tells little of each, noise or not: the square root
+of their number, up to this (docs/adr/0023)."""
+SMOOTH_SHARES, SMOOTH_NEED = (0.3, 0.5), 150.0
+"""Of the weights smoothed along texts, by doubt, as a part of the weights' root mean square."""
 
 
 def statistics_size(kind: str, n_items: int) -> int:
@@ -203,12 +207,12 @@ def solve(
         likeness = np.array([LIKENESS_WEIGHTS[1], 0.0], dtype=np.float32)
         return CollaborativePrior(_log_popularity(total, noise_stddev), text_weights=likeness)
     edge = noise_edge(kind, n_items, noise_stddev)
-    doubt = edge / population
+    doubt, sparsity = edge / population, n_items / population
     share = _between(POPULARITY_SHARES, POPULARITY_NEED * doubt)
     ridge = config.ease_ridge + _between(RIDGE_EDGES, RIDGE_NEED * doubt) * edge
     if kind in ("sketch", "hybrid_sketch"):
         sketched = _solve_sketch(total, n_items, noise_stddev, edge, ridge, share, config)
-        return replace(sketched, text_weights=_text_weights(doubt, whole=False))
+        return replace(sketched, text_weights=_text_weights(doubt, sparsity, whole=False))
     packed = n_items * (n_items + 1) // 2
     weight = _cooccurrence_weight(kind)
     G = unpack_symmetric(total[:packed], n_items) / weight
@@ -223,7 +227,7 @@ def solve(
     mass = np.diag(G)
     stddev = noise_stddev / weight
     popularity = share * _log_popularity(mass, stddev)
-    unseen, texts = _unseen(mass, stddev), _text_weights(doubt, whole=True)
+    unseen, texts = _unseen(mass, stddev), _text_weights(doubt, sparsity, whole=True)
     return CollaborativePrior(popularity, weights.astype(np.float32), unseen=unseen, text_weights=texts)
 
 
@@ -330,12 +334,11 @@ def _between(bounds: tuple[float, float], value: float) -> float:
     return float(np.clip(value, *bounds))
 
 
-def _text_weights(doubt: float, *, whole: bool) -> NDArray[np.float32] | None:
+def _text_weights(doubt: float, sparsity: float, *, whole: bool) -> NDArray[np.float32]:
     """`CollaborativePrior.text_weights`; only a whole matrix is smoothed."""
-    if not doubt:
-        return None
     share = _between(SMOOTH_SHARES, SMOOTH_NEED * doubt) if whole else 0.0
-    return np.array([_between(LIKENESS_WEIGHTS, LIKENESS_NEED * doubt), share], dtype=np.float32)
+    likeness = max(LIKENESS_NEED * doubt, min(math.sqrt(sparsity), SPARSE_LIKENESS))
+    return np.array([_between(LIKENESS_WEIGHTS, likeness), share], dtype=np.float32)
 
 
 def _unseen(mass: NDArray[np.float64], noise_stddev: float) -> NDArray[np.float32]:

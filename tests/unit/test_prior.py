@@ -310,13 +310,23 @@ def test_a_mass_that_cannot_be_told_from_noise_is_no_evidence(crowd: Histories, 
 @pytest.mark.parametrize("kind", ["ease", "sketch"])
 def test_texts_weigh_the_more_the_less_the_noise_has_left(kind: str) -> None:
     total = np.random.default_rng(0).normal(size=statistics_size(kind, N)) + 5.0
-    assert solve(kind, total, N, 0.0).text_weights is None
     weights = [solve(kind, total, N, 1.0, population=users).text_weights for users in (1e9, 1e5, 1e4, 1e3, 1e2)]
     told = np.array([one for one in weights if one is not None])
     assert told.shape == (5, 2) and (np.diff(told, axis=0) >= 0).all()
-    assert told[0].max() < 1e-3 and told[-1].tolist() == [7.0, 0.5 if kind == "ease" else 0.0]
+    assert told[0, 0] < 1e-3 and told[-1].tolist() == [7.0, 0.5 if kind == "ease" else 0.0]
     alone = solve("popularity", total[:N], N, 1.0).text_weights
     assert alone is not None and alone.tolist() == [7.0, 0.0]  # there are no weights to smooth
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "hybrid_sketch"])
+def test_without_noise_texts_weigh_by_how_many_items_there_are_for_a_user(kind: str) -> None:
+    total = np.random.default_rng(0).normal(size=statistics_size(kind, N)) + 5.0
+    shares = []
+    for users, expected in ((math.inf, 0.0), (100 * N, 0.1), (N, 1.0), (N / 4, 2.0), (N / 100, 4.0)):
+        told = solve(kind, total, N, 0.0, population=users).text_weights
+        assert told is not None and told[0] == pytest.approx(expected)
+        shares.append(float(told[1]))
+    assert shares == pytest.approx([0.3 if kind == "hybrid" else 0.0] * 5)
 
 
 def test_popularity_flattens_under_noise() -> None:
