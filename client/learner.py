@@ -21,7 +21,7 @@ from client.training import PriorLogits
 from client.workbench import Workbench, open_workbench
 from shared.adapter import load_parameters
 from shared.catalogue import build_catalogue
-from shared.config import ModelConfig, PriorConfig, RunConfig
+from shared.config import ModelConfig, RunConfig
 from shared.errors import AdapterMismatchError, PolicyViolationError
 from shared.hazmat.randomness import Randomness, randomness_for
 from shared.messages import ClippedSum, NoisedSum, RoundPlan
@@ -138,7 +138,7 @@ class Learner:
         """
         config, plan = order.config, order.plan
         bench = self.workbench(config.model, config.seed or 0)
-        maker, logits = self.batch_maker(config.model, config.seed or 0), self._logits(prior, config.prior, bench)
+        maker, logits = self.batch_maker(config.model, config.seed or 0), self._logits(prior, order, bench)
         # Under noise only where nobody's bfloat16 moves the rounding of anybody else.
         bf16 = config.training.precision == "auto" and has_fast_bf16(self.device.type)
         bf16 = bf16 and (plan.mode == "none" or bench.bf16_stands_alone(prior, logits))
@@ -176,8 +176,8 @@ class Learner:
             return nullcontext()
         return bench.model.dropping_out(chance, int.from_bytes(source.read(7, f"{at}/dropout"), "big"))
 
-    def _logits(self, prior: CollaborativePrior, config: PriorConfig, bench: Workbench) -> PriorLogits:
-        return bench.prior_logits(prior, config)
+    def _logits(self, prior: CollaborativePrior, order: RoundPlan, bench: Workbench) -> PriorLogits:
+        return bench.prior_logits(prior, order.config.prior, order.round)
 
     def _randomness(self, order: RoundPlan, party: str, secret: bytes | None) -> Randomness:
         return randomness_for(seed=order.config.seed, simulation=self.premises.simulated, party=party, secret=secret)

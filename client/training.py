@@ -17,8 +17,9 @@ from torch import Tensor
 from shared.errors import SensitivityError
 from shared.messages import ClippedSum
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch, trainable_parameters
+from shared.model.candidates import SampledPrior
 
-PriorLogits = Callable[[EventBatch], Tensor]
+PriorLogits = Callable[[EventBatch], Tensor | SampledPrior]
 ROUNDING_SLACK = 1e-3
 """The part of the clip norm that is kept free for the rounding of other users' gradients."""
 PROBED = 13
@@ -51,7 +52,7 @@ class UserGradients:
         return sum(p.numel() for p in self._parameters.values())
 
     def of(
-        self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor, *, bf16: bool = False
+        self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor | SampledPrior, *, bf16: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Flat gradient of each user's own mean loss, shape ``(B, P)``, and the losses, shape ``(B,)``.
 
@@ -59,7 +60,7 @@ class UserGradients:
         never are.
         """
         with self._hooks():
-            with torch.autocast(prior.device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(catalogue.items.device.type, torch.bfloat16, enabled=bf16):
                 losses = self._hooked(batch, catalogue, prior)
             losses.sum().backward()
             flat = torch.cat([_grad_sample(p).flatten(1).float() for p in self._parameters.values()], dim=1)

@@ -13,6 +13,7 @@ from client.data.text_cache import TextCache
 from client.training import PriorLogits, UserGradients
 from shared.config import ModelConfig, PriorConfig
 from shared.model.behaviour import BehaviourStage, CatalogueVectors
+from shared.model.candidates import MOST_EXACT, draw_candidates
 from shared.model.prior import CollaborativePrior
 from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.model.text import TextStage
@@ -41,10 +42,18 @@ class Workbench:
             self._stand_alone[shapes] = self.gradients.rows_stand_alone(self.catalogue, widths, logits)
         return self._stand_alone[shapes]
 
-    def prior_logits(self, prior: CollaborativePrior, config: PriorConfig) -> PriorLogits:
-        """The prior's logits of a batch, without what was met before: what the behaviour stage is trained on top of."""
+    def prior_logits(
+        self, prior: CollaborativePrior, config: PriorConfig, round_number: int | None = None
+    ) -> PriorLogits:
+        """The prior's logits of a batch, without what was met before: what the behaviour stage is trained on top of.
+
+        With `round_number` those of a large catalogue are of the round's candidates (`shared.model.candidates`).
+        """
         scorer = PriorScorer(prior, config, self.catalogue.items)
-        return lambda batch: mask_seen(scorer.all_positions(batch.items), batch.items)
+        if round_number is None or len(self.catalogue.items) <= MOST_EXACT:
+            return lambda batch: mask_seen(scorer.all_positions(batch.items), batch.items)
+        drawn = draw_candidates(scorer.popularity, str(round_number).encode())
+        return lambda batch: scorer.of_candidates(batch.items, batch.targets, drawn)
 
 
 _open: dict[tuple[object, ...], Workbench] = {}

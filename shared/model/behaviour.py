@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from shared.config import ModelConfig
 from shared.errors import ConfigError
+from shared.model.candidates import SampledPrior, target_and_others
 from shared.model.weights import BaseModel, load_bert
 from shared.schema import EVENT_KINDS
 
@@ -126,16 +127,18 @@ class BehaviourStage(nn.Module):
         # round alone.
         self.eval()
 
-    def forward(self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor) -> Tensor:
+    def forward(self, batch: EventBatch, catalogue: CatalogueVectors, prior: Tensor | SampledPrior) -> Tensor:
         """Mean cross-entropy of each user's positions, shape ``(B,)``; users without a target give 0.
 
-        `prior` holds the prior's logits, ``(B, T, I)``.
+        `prior` holds the prior's logits, ``(B, T, I)``, or those of a sample of a large catalogue.
         """
-        logits = self.score(self.hidden(batch, catalogue), catalogue) + prior  # (B, T, I)
-        known = batch.targets >= 0
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.clamp(min=0).flatten(), reduction="none").view_as(
-            batch.targets
-        )
+        hidden, known, targets = self.hidden(batch, catalogue), batch.targets >= 0, batch.targets.clamp(min=0)
+        if isinstance(prior, SampledPrior):
+            logits = self._score_some(hidden, catalogue, targets, prior.items) + prior.logits  # (B, T, 1 + K)
+            targets = torch.zeros_like(targets)
+        else:
+            logits = self.score(hidden, catalogue) + prior  # (B, T, I)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
         return (loss * known).sum(1) / known.sum(1).clamp(min=1)
 
     def hidden(self, batch: EventBatch, catalogue: CatalogueVectors) -> Tensor:
@@ -184,6 +187,17 @@ class BehaviourStage(nn.Module):
         hidden = self.dropout(hidden)
         logits = self._wanted(hidden) @ catalogue.items.T
         return logits if self.residuals is None else logits + self.residuals.outputs(hidden)
+
+    def _score_some(self, hidden: Tensor, catalogue: CatalogueVectors, targets: Tensor, others: Tensor) -> Tensor:
+        """`score` of each position's target and of some other items: ``(B, T, 1 + K)``."""
+        hidden = self.dropout(hidden)
+        wanted = self._wanted(hidden)
+        logits = target_and_others((wanted * catalogue.items[targets]).sum(-1), wanted @ catalogue.items[others].T)
+        if self.residuals is None:
+            return logits
+        learned = self.residuals.outputs(hidden)
+        own = learned.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        return logits + target_and_others(own, learned[..., others])
 
     def wanted(self, hidden: Tensor) -> Tensor | None:
         """Vectors, ``(B, H)``, whose products with item vectors are the scores; None where items have learned ones."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from shared.config import PriorConfig
+from shared.model.candidates import Candidates, SampledPrior, not_to_be_ranked, target_and_others
 from shared.model.prior import CollaborativePrior
 from shared.model.prior_texts import completed
 
@@ -63,6 +64,41 @@ class PriorScorer:
             liked = F.normalize(_running(self._items, items, LIKENESS_DECAY), dim=-1)  # (B, T, H)
             logits = logits + self._training_share * self._likeness * (liked @ self._items.T)
         return logits
+
+    def of_candidates(self, items: torch.Tensor, targets: torch.Tensor, candidates: Candidates) -> SampledPrior:
+        """As `all_positions`, of each position's target and of candidates alone, which stand for the others.
+
+        What was met before is ruled out, as `mask_seen` does; a target is an item that was not.
+        """
+        places, wanted = candidates.items, targets.clamp(min=0)
+        popular = self._popularity
+        logits = target_and_others(popular[wanted], popular[places].expand(*items.shape, -1))
+        if self._matrix is not None and self._training_share:
+            sums = _running(self._matrix, items, self._decay)
+            scores, centre, deviation = self._some_widened(sums, wanted, places)
+            steep = _drawn_in(STEEPNESS * (scores - centre) / deviation)
+            logits = logits + self._training_share * self._weight * steep
+        if self._likeness and self._training_share:
+            liked = F.normalize(_running(self._items, items, LIKENESS_DECAY), dim=-1)
+            scores = target_and_others((liked * self._items[wanted]).sum(-1), liked @ self._items[places].T)
+            logits = logits + self._training_share * self._likeness * scores
+        others = (logits[..., 1:] + candidates.weights).masked_fill(not_to_be_ranked(items, targets, places), RULED_OUT)
+        return SampledPrior(torch.cat([logits[..., :1], others], dim=-1), places)
+
+    def _some_widened(
+        self, sums: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Some of `_widened`'s scores, and the mean and deviation of all of them, which are never made."""
+        if self._widen is None:
+            scores = target_and_others(sums.gather(-1, targets.unsqueeze(-1)).squeeze(-1), sums[..., places])
+            centre = sums.mean(-1, keepdim=True)
+            return scores, centre, (sums - centre).square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
+        widen = self._widen
+        scores = target_and_others((sums * widen.T[targets]).sum(-1), sums @ widen[:, places])
+        mean = widen.mean(1, keepdim=True)  # (r, 1)
+        spread = (widen - mean) @ (widen - mean).T / widen.shape[1]  # (r, r)
+        variance = ((sums @ spread) * sums).sum(-1, keepdim=True).clamp(min=0)
+        return scores, sums @ mean, variance.sqrt().clamp(min=1e-12)
 
     def last_position(self, items: torch.Tensor, *, likeness: bool = True) -> torch.Tensor:
         """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions.
@@ -127,8 +163,11 @@ def _calibrated(scores: torch.Tensor) -> torch.Tensor:
     """Mean 0 and deviation 1 over the catalogue, tails drawn in; all-equal scores become 0."""
     centred = scores - scores.mean(-1, keepdim=True)
     deviation = centred.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
-    steep = STEEPNESS * centred / deviation
-    # asinh, which torch does not vectorise: a tenth of the time.
+    return _drawn_in(STEEPNESS * centred / deviation)
+
+
+def _drawn_in(steep: torch.Tensor) -> torch.Tensor:
+    """asinh, which torch does not vectorise: a tenth of the time."""
     size = steep.abs()
     return torch.log(size + torch.sqrt(size * size + 1.0)).copysign(steep)
 

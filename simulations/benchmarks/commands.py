@@ -15,12 +15,13 @@ from simulations.benchmarks.questions_command import questions
 from simulations.benchmarks.ranking_command import load, ranking
 from simulations.benchmarks.rerank_command import rerank
 from simulations.benchmarks.show import show
-from simulations.benchmarks.speed_commands import simulation, training
+from simulations.benchmarks.speed_commands import simulation, softmax, training
 
 bench_app = typer.Typer(help="Measure what a part of Veilrec costs on this machine.", no_args_is_help=True)
 bench_app.command()(cold)
 bench_app.command()(quality)
 bench_app.command()(training)
+bench_app.command()(softmax)
 bench_app.command()(simulation)
 bench_app.command()(ranking)
 bench_app.command()(load)

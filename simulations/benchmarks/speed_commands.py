@@ -1,4 +1,4 @@
-"""The commands ``veilrec bench training`` and ``veilrec bench simulation``."""
+"""The commands ``veilrec bench training``, ``veilrec bench softmax`` and ``veilrec bench simulation``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ TRAINING = {
     "peak_rss_mb": "MB",
     "times_non_private": "× no DP",
     "speed_up": "× usual",
+}
+SOFTMAX = {
+    "items": "items",
+    "softmax": "softmax",
+    "users_per_s": "users/s",
+    "speed_up": "× all",
+    "peak_rss_mb": "MB",
+    "cosine": "cosine to exact",
 }
 SIMULATION = {
     "engine": "engine",
@@ -52,6 +60,18 @@ def training(
     show("training", rows, TRAINING, as_json=as_json)
 
 
+def softmax(
+    items: Annotated[str, typer.Option(help="Sizes of the catalogue, with commas between.")] = "50000,100000",
+    users: Annotated[int, typer.Option(min=1, help="Of a batch.")] = 32,
+    repeat: Annotated[int, typer.Option(min=1, help="Turns of each; the median is shown.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Private training over large catalogues: the softmax over all items, or over a round's sample of them."""
+    from simulations.benchmarks.softmax import benchmark
+
+    show("softmax", benchmark(_numbers(items, "--items"), users, repeat, _progress), SOFTMAX, as_json=as_json)
+
+
 def simulation(
     engine: Annotated[Literal["inprocess", "ray", "both"], typer.Option()] = "inprocess",
     clients: Annotated[str, typer.Option(help="Numbers of partners, with commas between.")] = "10",
@@ -76,7 +96,7 @@ def simulation(
     cases: list[Case] = [
         Case(one, number, users, items, rounds, rate, privacy, ray_address=ray_address if one == "ray" else "")
         for one in engines
-        for number in _numbers(clients)
+        for number in _numbers(clients, "--clients")
     ]
     cases += [case for grown in GROWTH.values() for case in grown] if grow else []
     cases += LARGE if large else ()
@@ -104,7 +124,7 @@ def _known(keep: Path | None) -> list[dict[str, Any]]:
         raise DataError(f"{keep}: Expected a JSON object in every line.") from None
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str, option: str) -> list[int]:
     from shared.errors import ConfigError
 
     try:
@@ -112,7 +132,7 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1:
-        raise ConfigError("Expected --clients as numbers from 1 on with commas between, as in 4,16,64.")
+        raise ConfigError(f"Expected {option} as numbers from 1 on with commas between, as in 4,16,64.")
     return numbers
 
 
