@@ -97,7 +97,7 @@ def test_gradients_of_users_go_to_the_exact_ones(world: World, batch: EventBatch
     assert likeness[1] > 0.99 > likeness[0]
 
 
-def test_a_user_s_loss_hangs_on_no_other_user(world: World, batch: EventBatch, scorer: PriorScorer) -> None:
+def others_of_a_changed_user_stay(world: World, batch: EventBatch, scorer: PriorScorer) -> bool:
     drawn = draw_candidates(scorer.popularity, b"1", 16)
     before = world.model(batch, world.catalogue, sampled(scorer, batch, drawn))
     items, targets = batch.items.clone(), batch.targets.clone()
@@ -105,7 +105,25 @@ def test_a_user_s_loss_hangs_on_no_other_user(world: World, batch: EventBatch, s
     other = replace(batch, items=items, targets=targets)
     after = world.model(other, world.catalogue, sampled(scorer, other, drawn))
     assert before[1] != after[1]
-    assert torch.equal(before[[0, 2, 3, 4]], after[[0, 2, 3, 4]])
+    return torch.equal(before[[0, 2, 3, 4]], after[[0, 2, 3, 4]])
+
+
+def test_a_user_s_loss_hangs_on_no_other_user(world: World, batch: EventBatch, scorer: PriorScorer) -> None:
+    assert others_of_a_changed_user_stay(world, batch, scorer)
+
+
+def test_what_others_met_would_be_seen(
+    world: World, batch: EventBatch, scorer: PriorScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted bug: candidates that anybody in the batch has met count for nobody."""
+    rule = prior_scores.not_to_be_ranked
+
+    def for_all(*args: Tensor) -> Tensor:
+        out = rule(*args)
+        return out.any(dim=0, keepdim=True).expand_as(out)
+
+    monkeypatch.setattr(prior_scores, "not_to_be_ranked", for_all)
+    assert not others_of_a_changed_user_stay(world, batch, scorer)
 
 
 def test_neither_what_was_met_nor_the_target_is_among_the_others(batch: EventBatch, scorer: PriorScorer) -> None:
