@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Shop:
     def rows(self) -> list[Row]:
         """The data set, in an order of its own."""
         file = self.premises.data / INTERACTIONS_FILE
-        return sorted(pl.read_parquet(file).rows(), key=repr) if file.exists() else []
+        # Whole at once: polars opens a file again for its pages, and a watch may have renamed another in its place.
+        return sorted(pl.read_parquet(BytesIO(file.read_bytes())).rows(), key=repr) if file.exists() else []
 
     def rejects(self) -> list[tuple[Any, ...]]:
         """What is set aside, without when."""
