@@ -1,7 +1,7 @@
 """A softmax over some of a large catalogue: which items, and what each of them stands for.
 
-Over the whole catalogue a user of 30 events has 30 logits an item: with 100,000 items they take nearly all of a
-training step. Above `MOST_EXACT` items the sum over all others of a position's target is estimated from a sample
+Over the whole catalogue a user of 30 events has 30 logits an item: with 100,000 items they take most of a training
+step. Above `MOST_EXACT` items the sum over all others of a position's target is estimated from a sample
 (Bengio and Senecal, 2008): item j, drawn with probability q_j, stands for ``1 / (K q_j)`` items. The estimate is right
 on average, and the loss goes to the exact one as K grows.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 
@@ -71,13 +73,10 @@ class PriorScorer:
         What was met before is ruled out, as `mask_seen` does; a target is an item that was not.
         """
         places, wanted = candidates.items, targets.clamp(min=0)
-        popular = self._popularity
-        logits = target_and_others(popular[wanted], popular[places].expand(*items.shape, -1))
+        logits = target_and_others(self._popularity[wanted], self._popularity[places].expand(*items.shape, -1))
         if self._matrix is not None and self._training_share:
-            sums = _running(self._matrix, items, self._decay)
-            scores, centre, deviation = self._some_widened(sums, wanted, places)
-            steep = _drawn_in(STEEPNESS * (scores - centre) / deviation)
-            logits = logits + self._training_share * self._weight * steep
+            scores = self._some_calibrated(_running(self._matrix, items, self._decay), wanted, places)
+            logits = logits + self._training_share * self._weight * scores
         if self._likeness and self._training_share:
             liked = F.normalize(_running(self._items, items, LIKENESS_DECAY), dim=-1)
             scores = target_and_others((liked * self._items[wanted]).sum(-1), liked @ self._items[places].T)
@@ -85,20 +84,23 @@ class PriorScorer:
         others = (logits[..., 1:] + candidates.weights).masked_fill(not_to_be_ranked(items, targets, places), RULED_OUT)
         return SampledPrior(torch.cat([logits[..., :1], others], dim=-1), places)
 
-    def _some_widened(
-        self, sums: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Some of `_widened`'s scores, and the mean and deviation of all of them, which are never made."""
+    def _some_calibrated(self, sums: torch.Tensor, targets: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """`_calibrated` scores of some items; of two factors the others are never made."""
         if self._widen is None:
-            scores = target_and_others(sums.gather(-1, targets.unsqueeze(-1)).squeeze(-1), sums[..., places])
-            centre = sums.mean(-1, keepdim=True)
-            return scores, centre, (sums - centre).square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12)
-        widen = self._widen
-        scores = target_and_others((sums * widen.T[targets]).sum(-1), sums @ widen[:, places])
-        mean = widen.mean(1, keepdim=True)  # (r, 1)
-        spread = (widen - mean) @ (widen - mean).T / widen.shape[1]  # (r, r)
-        variance = ((sums @ spread) * sums).sum(-1, keepdim=True).clamp(min=0)
-        return scores, sums @ mean, variance.sqrt().clamp(min=1e-12)
+            scores = _calibrated(sums)
+            return target_and_others(scores.gather(-1, targets.unsqueeze(-1)).squeeze(-1), scores[..., places])
+        scores = target_and_others((sums * self._widen.T[targets]).sum(-1), sums @ self._widen[:, places])
+        mean, covariance = self._moments
+        variance = ((sums @ covariance) * sums).sum(-1, keepdim=True).clamp(min=0)
+        return _drawn_in(STEEPNESS * (scores - sums @ mean) / variance.sqrt().clamp(min=1e-12))
+
+    @cached_property
+    def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean ``(r, 1)`` and covariance ``(r, r)`` of the columns of `widen`: those of all items' scores follow."""
+        assert self._widen is not None
+        mean = self._widen.mean(1, keepdim=True)
+        centred = self._widen - mean
+        return mean, centred @ centred.T / centred.shape[1]
 
     def last_position(self, items: torch.Tensor, *, likeness: bool = True) -> torch.Tensor:
         """Logits after the newest event, shape ``(B, I)``; cheaper than taking it from all positions.

@@ -34,12 +34,10 @@ def ranking(
     """Lists for users with 50 events: over HTTP, in the library, against FAISS and implicit, in turns."""
     from tempfile import TemporaryDirectory
 
-    from shared.errors import ConfigError
+    from simulations.benchmarks.arguments import numbers_of
     from simulations.benchmarks.ranking import benchmark
 
-    sizes = [int(part) for part in items.split(",") if part.strip().isdigit()]
-    if not sizes or len(sizes) != len(items.split(",")) or min(sizes) < 1000:
-        raise ConfigError("Expected --items as numbers from 1,000 on with commas between, as in 20000,1000000.")
+    sizes = numbers_of(items, "--items", 1000)
     with TemporaryDirectory() as temporary:
         rows = [
             row

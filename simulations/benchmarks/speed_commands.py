@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from simulations.benchmarks.arguments import numbers_of
 from simulations.benchmarks.show import show
 
 if TYPE_CHECKING:
@@ -61,15 +62,17 @@ def training(
 
 
 def softmax(
-    items: Annotated[str, typer.Option(help="Sizes of the catalogue, with commas between.")] = "50000,100000",
+    items: Annotated[str, typer.Option(help="Sizes of the catalogue, with commas between.")] = "60000,100000",
     users: Annotated[int, typer.Option(min=1, help="Of a batch.")] = 32,
     repeat: Annotated[int, typer.Option(min=1, help="Turns of each; the median is shown.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Private training over large catalogues: the softmax over all items, or over a round's sample of them."""
+    from shared.model.candidates import MOST_EXACT
     from simulations.benchmarks.softmax import benchmark
 
-    show("softmax", benchmark(_numbers(items, "--items"), users, repeat, _progress), SOFTMAX, as_json=as_json)
+    sizes = numbers_of(items, "--items", MOST_EXACT + 1)
+    show("softmax", benchmark(sizes, users, repeat, _progress), SOFTMAX, as_json=as_json)
 
 
 def simulation(
@@ -96,7 +99,7 @@ def simulation(
     cases: list[Case] = [
         Case(one, number, users, items, rounds, rate, privacy, ray_address=ray_address if one == "ray" else "")
         for one in engines
-        for number in _numbers(clients, "--clients")
+        for number in numbers_of(clients, "--clients")
     ]
     cases += [case for grown in GROWTH.values() for case in grown] if grow else []
     cases += LARGE if large else ()
@@ -122,18 +125,6 @@ def _known(keep: Path | None) -> list[dict[str, Any]]:
         return [dict(json.loads(line)) for line in keep.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, TypeError):
         raise DataError(f"{keep}: Expected a JSON object in every line.") from None
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    from shared.errors import ConfigError
-
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise ConfigError(f"Expected {option} as numbers from 1 on with commas between, as in 4,16,64.")
-    return numbers
 
 
 def _progress(line: str) -> None:

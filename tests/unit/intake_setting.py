@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import polars as pl
 import tomli_w
 
 from client.data.formats.columns import ITEM_COLUMNS
+from client.data.formats.files import parquet_table
 from client.data.ingest import INTERACTIONS_FILE, ITEMS_FILE
 from client.intake.commit import IntakeFolder
 from client.intake.gathering import read_rejects
@@ -79,8 +79,7 @@ class Shop:
     def rows(self) -> list[Row]:
         """The data set, in an order of its own."""
         file = self.premises.data / INTERACTIONS_FILE
-        # Whole at once: polars opens a file again for its pages, and a watch may have renamed another in its place.
-        return sorted(pl.read_parquet(BytesIO(file.read_bytes())).rows(), key=repr) if file.exists() else []
+        return sorted(parquet_table(file).frame.rows(), key=repr) if file.exists() else []
 
     def rejects(self) -> list[tuple[Any, ...]]:
         """What is set aside, without when."""

@@ -246,12 +246,16 @@ class _Layout:
 
 
 def parquet_table(path: Path, columns: Sequence[str] | None = None) -> Table:
-    """A parquet file, or those of `columns` that it has; a row's number stands for its line."""
-    with reading(path):
+    """A parquet file, or those of `columns` that it has; a row's number stands for its line.
+
+    Opened once: an import may rename another file in its place at any time.
+    """
+    with reading(path), path.open("rb") as file:
         try:
-            names = list(pl.read_parquet_schema(path))
+            names = list(pl.read_parquet_schema(file))
             wanted = names if columns is None else [name for name in names if name in columns]
-            frame = pl.read_parquet(path, columns=wanted)
+            file.seek(0)
+            frame = pl.read_parquet(file, columns=wanted)
         except pl.exceptions.PolarsError:
             raise DataError(f"{path}: Expected a whole parquet file; it is damaged or cut short.") from None
     return Table(path, frame, lambda row: row + 1)

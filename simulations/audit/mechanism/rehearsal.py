@@ -212,7 +212,7 @@ class GivenLearner(Learner):
         self.drawn.append((order.round, noised.values))
         return noised
 
-    def _logits(self, prior: Any, config: Any, bench: Any) -> Any:
+    def _logits(self, prior: Any, order: Any, bench: Any) -> Any:
         return None
 
     def clipped_sum(self, users: list[str], catalogue: Any, logits: Any, clip_norm: float, *, bf16: bool) -> ClippedSum:
