@@ -17,6 +17,9 @@ ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
 
 MANY_USERS = 20_000
 
+FEW_USERS, SMALL_EPSILON = 2_000, 5.0
+"""Below either of them training under noise learns next to nothing (docs/adr/0025-little-for-training.md)."""
+
 
 def declared_population(users: int) -> int:
     """N0 of a simulation: the number of users to one significant digit and a half (10, 15, 20, ...)."""
@@ -43,8 +46,6 @@ def preset(
     ConfigError
         If a setting is not one of `RunConfig`, or has a wrong value.
     """
-    asked = settings.get("privacy")
-    mode = str(asked.get("mode", "distributed")) if isinstance(asked, dict) else "distributed"
     tree: dict[str, Any] = {
         "seed": seed,
         "simulation": True,
@@ -54,7 +55,8 @@ def preset(
         "model": {"rating_max": rating_max},
     }
     try:
-        recipe = _recipe(mode, declared_population(users), items)
+        asked = RunConfig.model_validate({"simulation": True, "privacy": settings.get("privacy", {})}).privacy
+        recipe = _recipe(asked.mode, asked.epsilon, declared_population(users), items)
         config = RunConfig.model_validate(merged(merged(recipe, tree), settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -91,9 +93,10 @@ def _history_decay(users: int) -> float:
     return 0.95 if users >= MANY_USERS else 1.0
 
 
-def _recipe(mode: str, users: int, items: int) -> dict[str, Any]:
+def _recipe(mode: str, epsilon: float, users: int, items: int) -> dict[str, Any]:
     """Without noise: many small cohorts, and a model that is a second opinion beside the prior
-    (docs/adr/0012-beside-the-prior.md). With noise: few large cohorts, fewer trained numbers, on top of the prior.
+    (docs/adr/0012-beside-the-prior.md). With noise: few large cohorts, fewer trained numbers, on top of the prior;
+    where they learn next to nothing, nearly all of epsilon for the prior, and a text score that hardly disturbs it.
 
     In ``local`` mode every partner bears all of the noise, and a round is worth several steps.
     """
@@ -119,11 +122,12 @@ def _recipe(mode: str, users: int, items: int) -> dict[str, Any]:
             "federation": {"secure_sum": False},  # hundreds of rounds, and masks cancel: the sum is the same
         }
     steps = {"rounds": 3, "local_steps": 4} if mode == "local" else {"rounds": 8}
+    quiet = users < FEW_USERS or epsilon < SMALL_EPSILON
     return {
-        "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 1.0, "max_events": 30},
-        "prior": {"epsilon_share": 0.9},
+        "model": {"lora_rank": 4, "lora_alpha": 8, "temperature": 0.3 if quiet else 1.0, "max_events": 30},
+        "prior": {"epsilon_share": 0.97 if quiet else 0.9},
         "training": {**steps, "sampling_rate": 0.2, "learning_rate": 3e-3, "average_from": 0.5},
-        "privacy": {"clip_norm": 0.05},
+        "privacy": {"clip_norm": 0.015 if quiet else 0.05},  # in proportion to the temperature
     }
 
 

@@ -188,6 +188,11 @@ def test_swapped_labels_bound_nothing() -> None:
     assert area.epsilon_of(area.least_area(one.outside, one.inside, 0.95), DELTA) == 0.0
 
 
+def test_with_few_canaries_one_of_each_is_guessed_at_least() -> None:
+    counts = count_guesses(np.arange(6.0) + 3, np.arange(6.0), 0.05, 0)
+    assert (counts.canaries, counts.guesses, counts.correct) == (12, 2, 2)
+
+
 def test_scores_that_are_all_equal_are_guessed_by_luck_alone() -> None:
     # 4,000 fair guesses over 8 seeds: outside 4 standard errors with a chance of 6e-5.
     right = [count_guesses(np.ones(500), np.ones(500), 0.5, seed).correct for seed in range(8)]
@@ -297,13 +302,11 @@ def test_scores_that_are_no_numbers_are_refused(broken: float) -> None:
         cosines.estimate(np.array([0.1, broken]), 100, DELTA, 0.95)
 
 
-def test_too_few_scores_and_no_guesses_are_refused() -> None:
+def test_too_few_scores_are_refused() -> None:
     with pytest.raises(DataError, match="at least 2 scores inside"):
         count_guesses(np.ones(1), np.ones(20), 0.5, 0)
     with pytest.raises(DataError, match="at least 2 scores outside"):
         roc(ScoreSet("empty", np.ones(3), np.ones(0)))
-    with pytest.raises(DataError, match="1 <= guesses"):
-        count_guesses(np.ones(10), np.ones(10), 0.05, 0)
 
 
 def test_canaries_that_no_fair_coin_let_in_are_refused() -> None:

@@ -58,6 +58,26 @@ def test_every_mode_has_a_recipe(mode: str) -> None:
     assert (config.training.rounds > 50) == (mode == "none")
 
 
+MANY = {"users": 3_000}
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_little_is_spent_on_training_where_it_would_learn_nothing(mode: str) -> None:
+    told, few = configured({"privacy": {"mode": mode}}, **MANY), configured({"privacy": {"mode": mode}}, users=1_500)
+    small = configured({"privacy": {"mode": mode, "epsilon": 3.0}}, **MANY)
+    for quiet in (few, small):
+        assert quiet.prior.epsilon_share > told.prior.epsilon_share
+        assert quiet.model.temperature < told.model.temperature
+        # The gradient of a user is in proportion to the temperature: as much of it is clipped.
+        scale = quiet.model.temperature / told.model.temperature
+        assert quiet.privacy.clip_norm == pytest.approx(scale * told.privacy.clip_norm)
+
+
+def test_a_wrong_epsilon_is_told_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon"):
+        configured({"privacy": {"epsilon": "much"}})
+
+
 def test_learned_items_are_for_catalogues_that_a_gradient_can_hold() -> None:
     none = {"privacy": {"mode": "none"}}
     assert configured(none, items=20_000).model.item_rank == 64

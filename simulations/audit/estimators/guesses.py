@@ -102,14 +102,14 @@ def count_guesses(inside: Scores, outside: Scores, share: float, seed: int) -> G
     inside, outside : ndarray of float64
         Scores of those whose coin let them in, and of the others.
     share : float
-        r / m in (0, 1]; r is rounded down to an even number.
+        r / m in (0, 1]; r is rounded down to an even number, and is 2 at least.
     seed : int
         Of the shuffle that breaks ties: equal scores are guessed in an order that knows nothing of the coins.
 
     Raises
     ------
     DataError
-        If scores are not finite, fewer than two on a side, the coins not fair, or the share is of no guess at all.
+        If scores are not finite, fewer than two on a side, or the coins not fair.
     ConfigError
         If the share is not in (0, 1].
     """
@@ -117,7 +117,7 @@ def count_guesses(inside: Scores, outside: Scores, share: float, seed: int) -> G
         raise ConfigError(f"audit: Expected 0 < share of guesses <= 1, got {share:g}.")
     check_scores(inside, outside)
     check_coins(inside.size, outside.size)
-    half = int(share * (inside.size + outside.size)) // 2
+    half = max(1, int(share * (inside.size + outside.size)) // 2)
     scores = np.concatenate([inside, outside])
     took_part = np.arange(scores.size) < inside.size
     shuffled = np.random.default_rng(seed).permutation(scores.size)
