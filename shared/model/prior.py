@@ -250,20 +250,22 @@ def _solve_sketch(
     share: float,
     config: PriorConfig,
 ) -> CollaborativePrior:
-    """EASE and, where the sum holds it, next-item ridge: side by side in two factors (I, r) and (r, I)."""
+    """EASE and, where the sum holds it, next-item ridge, side by side in two factors; or popularity alone."""
     size = statistics_size("sketch", n_items)
     hybrid = len(total) > size
     weight = COOCCURRENCE_WEIGHT if hybrid else 1.0
     mass = total[:n_items] / (weight * math.sqrt(1 - SKETCH_WEIGHT**2))
     sketch = total[n_items:size].reshape(n_items, -1) / (weight * SKETCH_WEIGHT)
+    stddev = noise_stddev / math.sqrt(1 - SKETCH_WEIGHT**2)
     V, g = _spectrum(sketch, edge)
+    if not len(g):  # nothing of the users' choices stands out of the noise
+        return CollaborativePrior(_log_popularity(mass, stddev))
     left, right = _ease_factors(V, g, ridge)
-    if hybrid and config.next_weight and len(g):
+    if hybrid and config.next_weight:
         following = total[size:].reshape(n_items, -1) / math.sqrt(1 - weight**2)  # B^T S
         rows, columns = _next_factors(V, g, following, config.next_ridge)
         scale = config.next_weight * product_root_mean_square(left, right) / product_root_mean_square(rows, columns)
         left, right = np.hstack([left, scale * rows]), np.vstack([right, columns])
-    stddev = noise_stddev / math.sqrt(1 - SKETCH_WEIGHT**2)
     popularity = share * _log_popularity(mass, stddev)
     return CollaborativePrior(popularity, left.astype(np.float32), right.astype(np.float32), _unseen(mass, stddev))
 

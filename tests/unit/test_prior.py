@@ -261,12 +261,18 @@ def test_a_prior_whose_parts_do_not_fit_is_refused(wrong: CollaborativePrior) ->
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "ease", "hybrid_sketch", "sketch", "popularity"])
-def test_noise_below_zero_gives_finite_priors(kind: str) -> None:
+def test_noise_below_zero_gives_priors_that_can_be_released(kind: str) -> None:
     noise = np.random.default_rng(0).normal(size=statistics_size(kind, N)) * 5
-    prior = solve(kind, noise, N, 5.0)
-    assert all(np.isfinite(array).all() for array in prior.arrays().values())
-    nothing = solve(kind, np.zeros_like(noise), N, 0.0)
-    assert all(np.isfinite(array).all() for array in nothing.arrays().values())
+    for prior in (solve(kind, noise, N, 5.0), solve(kind, noise, N, 500.0), solve(kind, np.zeros_like(noise), N, 0.0)):
+        assert all(array.size and np.isfinite(array).all() for array in prior.arrays().values())
+
+
+def test_a_sketch_in_which_nothing_stands_out_of_the_noise_leaves_popularity_as_it_is_alone() -> None:
+    votes = np.linspace(1.0, 9.0, N)
+    total = np.concatenate([votes * math.sqrt(0.1), np.zeros(statistics_size("sketch", N) - N)])
+    prior = solve("sketch", total, N, 1.0)
+    assert prior.item_to_item is None and prior.widen is None
+    np.testing.assert_allclose(prior.popularity, solve("popularity", votes, N, 1.0 / math.sqrt(0.1)).popularity)
 
 
 def test_more_noise_means_more_ridge(monkeypatch: pytest.MonkeyPatch, total: NDArray[np.float64]) -> None:
