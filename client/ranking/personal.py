@@ -3,11 +3,13 @@
 A release's collaborative prior is made from noisy sums of everybody. The partner solves the same closed forms over the
 exact sums of its own users and adds them::
 
-    W = W_global + w rms(W_global) / rms(W_own) W_own        p = (1 - s) p_global + s p_own
+    W = W_global + w rms(W_global) / rms(W_own) W_own        p = (1 - s) p_global + s p_own        c = l c_global
 
-The result is of the form that the release's own prior has: whatever ranks with a release ranks with it. How much
-of its own a partner takes, w and s, it reads off its last-but-one split: the item that each user met last is left out
-of its own sums and then predicted. Nothing taken (w = s = 0) is the global model.
+with c what the likeness by text weighs: where noise left little else (docs/adr/0021-texts-where-the-sum-is-noise.md), a
+partner's own sums may tell more. The result is of the form that the release's own prior has: whatever ranks with a
+release ranks with it. How much of its own a partner takes, w, s and then l, it reads off its last-but-one split: the
+item that each user met last is left out of its own sums and then predicted. Nothing taken (w = s = 0) is the global
+model.
 
 Whose sums are exact tells of their users: this stays in ``personal/`` on the partner's premises. No message has room
 for it (`shared.wire_answers.ALLOWED`), and it refuses to be pickled.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +37,19 @@ from shared.schema import Histories
 PERSONAL_FILE = "prior.safetensors"
 WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 POPULARITY_SHARES = (0.0, 0.5, 1.0)
-NOTHING, WITHOUT_NOISE = (0.0, 0.0), (0.2, 1.0)
-"""w and s. `client.ranking.left_out` says why one cannot choose where there was no noise; 0.2 and 1 were the best on
+LIKENESS_SHARES = (1.0, 0.5)
+
+
+class Taken(NamedTuple):
+    """How much of its own a partner takes: w, s and l."""
+
+    weight: float
+    popularity_share: float
+    likeness_share: float = 1.0
+
+
+NOTHING, WITHOUT_NOISE = Taken(0.0, 0.0), Taken(0.2, 1.0)
+"""`client.ranking.left_out` says why one cannot choose where there was no noise; 0.2 and 1 were the best on
 the tuning split of ml_100k with eight partners by taste."""
 
 
@@ -47,21 +61,19 @@ class PersonalPrior(Personal):
     ----------
     release : str
         Fingerprint of the release that it was chosen for.
-    weight, popularity_share : float
-        w and s.
+    taken : Taken
     own : CollaborativePrior
         The closed forms of the partner's own exact sums. Private.
     """
 
     release: str
-    weight: float
-    popularity_share: float
+    taken: Taken
     own: CollaborativePrior
 
     @property
     def adds(self) -> bool:
         """Whether anything is taken."""
-        return self.weight > 0 or self.popularity_share > 0
+        return self.taken.weight > 0 or self.taken.popularity_share > 0
 
     def over(self, release: Release) -> Release:
         """The release with this partner's own part in its prior.
@@ -72,11 +84,15 @@ class PersonalPrior(Personal):
             If it was chosen for another release.
         """
         self.check(release)
-        return replace(release, prior=mixed(release.prior, self.own, self.weight, self.popularity_share))
+        return replace(release, prior=self.with_part(release.prior, self.own))
+
+    def with_part(self, shared: CollaborativePrior, part: CollaborativePrior) -> CollaborativePrior:
+        """A global prior with so much of another part, as of fewer of the partner's events."""
+        return mixed(shared, part, *self.taken)
 
     def save(self, premises: Path) -> None:
         """Keep it on the partner's premises."""
-        told = {"release": self.release, "weight": repr(self.weight), "popularity_share": repr(self.popularity_share)}
+        told = {"release": self.release} | {name: repr(value) for name, value in self.taken._asdict().items()}
         keep(premises, PERSONAL_FILE, self.own.arrays(), told)
 
     @classmethod
@@ -93,16 +109,20 @@ class PersonalPrior(Personal):
         arrays, told = found
         try:
             own = CollaborativePrior(**arrays)
-            return cls(told["release"], float(told["weight"]), float(told["popularity_share"]), own)
+            return cls(told["release"], Taken(*(float(told[name]) for name in Taken._fields)), own)
         except (KeyError, TypeError, ValueError):
             raise damaged(premises, PERSONAL_FILE) from None
 
 
-def mixed(shared: CollaborativePrior, own: CollaborativePrior, weight: float, share: float) -> CollaborativePrior:
+def mixed(
+    shared: CollaborativePrior, own: CollaborativePrior, weight: float, share: float, likeness: float = 1.0
+) -> CollaborativePrior:
     """The sums of the module's first lines; one's own weights alone where the federation could afford none."""
     popularity = ((1 - share) * shared.popularity + share * own.popularity).astype(np.float32)
     if not weight or own.item_to_item is None:
         return replace(shared, popularity=popularity)
+    if shared.text_weights is not None and likeness != 1.0:
+        shared = replace(shared, text_weights=shared.text_weights * np.array([likeness, 1.0], dtype=np.float32))
     if shared.item_to_item is None:
         return replace(own, popularity=popularity, text_weights=shared.text_weights)
     unseen = shared.unseen if own.unseen is None or shared.unseen is None else shared.unseen * own.unseen
@@ -135,14 +155,18 @@ def personalise(learner: Learner, release: Release) -> PersonalPrior:
         left_out = LeftOut.of(learner, release)
         part = own_prior(left_out.histories, n_items, config)
         chosen = _chosen(left_out, release, part, learner.device) if len(left_out) else NOTHING
-    return PersonalPrior(release.fingerprint, *chosen, own_prior(histories, n_items, config))
+    return PersonalPrior(release.fingerprint, chosen, own_prior(histories, n_items, config))
 
 
-def _chosen(left_out: LeftOut, release: Release, own: CollaborativePrior, device: torch.device) -> tuple[float, float]:
+def _chosen(left_out: LeftOut, release: Release, own: CollaborativePrior, device: torch.device) -> Taken:
     """The weights with the smallest loss; of two that are as good, the first: nothing comes before something."""
     text = left_out.text_scores(release.model.to(device))
-    pairs = [(weight, share) for weight in WEIGHTS for share in POPULARITY_SHARES]
-    return min(pairs, key=lambda pair: left_out.loss(text, mixed(release.prior, own, *pair)))
+
+    def loss(taken: Taken) -> float:
+        return left_out.loss(text, mixed(release.prior, own, *taken))
+
+    best = min((Taken(weight, share) for weight in WEIGHTS for share in POPULARITY_SHARES), key=loss)
+    return min((best._replace(likeness_share=share) for share in LIKENESS_SHARES), key=loss)
 
 
 def _whole(prior: CollaborativePrior) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from client.batches import BatchMaker
 from client.learner import Learner
 from client.ranking.left_out import LeftOut
-from client.ranking.personal import PersonalPrior, mixed, own_prior
+from client.ranking.personal import PersonalPrior, own_prior
 from client.ranking.personal_files import Personal, damaged, keep, kept
 from shared.adapter import Release, flatten_parameters, load_parameters
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, trainable_parameters
@@ -110,7 +110,7 @@ def adapt(learner: Learner, release: Release, own: PersonalPrior) -> PersonalAda
 def _best_epoch(learner: Learner, release: Release, left_out: LeftOut, own: PersonalPrior) -> int:
     # The partner's own prior too must not have met what is asked for.
     part = own_prior(left_out.histories, len(own.own.popularity), release.config.prior)
-    prior = mixed(release.prior, part, own.weight, own.popularity_share)
+    prior = own.with_part(release.prior, part)
     losses = [left_out.loss(left_out.text_scores(release.model.to(learner.device)), prior)]
     for model in _trained(learner, release, left_out.maker, len(left_out.histories), MOST_EPOCHS):
         losses.append(left_out.loss(left_out.text_scores(model), prior))

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from client.data.ingest import RawData
 from client.data.text_cache import TextCache
-from client.ranking.personal import PersonalPrior
+from client.ranking.personal import PersonalPrior, Taken
 from client.ranking.rank import LocalRanker
 from client.service.app import create_app
 from client.service.command import quiet
@@ -353,10 +353,10 @@ def test_a_partner_s_own_part_is_added_to_the_release_that_it_was_made_for(
     items = len(release.prior.popularity)
     own = CollaborativePrior(np.linspace(3, -3, items, dtype=np.float32), np.eye(items, dtype=np.float32)[::-1].copy())
     maker = replace(service._maker, premises=premises)
-    PersonalPrior(release.fingerprint, 0.8, 1.0, own).save(premises)
+    PersonalPrior(release.fingerprint, Taken(0.8, 1.0), own).save(premises)
     with_own = maker.make(release, signed=False)
     assert with_own.info.personal and with_own.info.fingerprint == release.fingerprint
     np.testing.assert_allclose(with_own.engine.release.prior.popularity, own.popularity)
-    PersonalPrior("another release", 0.8, 1.0, own).save(premises)
+    PersonalPrior("another release", Taken(0.8, 1.0), own).save(premises)
     assert not maker.make(release, signed=False).info.personal
     assert not service.desk.stand.info.personal

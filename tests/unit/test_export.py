@@ -39,7 +39,7 @@ from client.export_commands import export
 from client.ranking import export as exporting
 from client.ranking import export_onnx
 from client.ranking.export import export_release
-from client.ranking.personal import PersonalPrior, own_prior
+from client.ranking.personal import PersonalPrior, Taken, own_prior
 from client.ranking.rank import LocalRanker
 from shared.adapter import load_release
 from shared.catalogue import build_catalogue
@@ -351,7 +351,7 @@ def secret_run(shop: Shop, tmp_path: Path) -> tuple[Path, Path]:
     shutil.copytree(shop.adapter("sketch"), run / "adapter")
     for premises in (run, run / "adapter"):
         own = own_prior(shop.histories, len(shop.catalogue), PriorConfig(max_items=10))
-        PersonalPrior(load_release(run / "adapter").fingerprint, 0.8, 1.0, own).save(premises)
+        PersonalPrior(load_release(run / "adapter").fingerprint, Taken(0.8, 1.0), own).save(premises)
         (premises / "ledger.jsonl").write_text(SECRET)
     secret = pl.lit(SECRET)
     others = shop.data.interactions.with_columns(user_id=secret + pl.col("user_id"), review=secret + pl.col("review"))

@@ -122,8 +122,9 @@ def test_what_a_partner_adds_is_kept_in_its_own_folder(
     prior, adapter = PersonalPrior.load(folder), PersonalAdapter.load(folder)
     assert prior is not None and adapter is not None
     assert value.taken == {
-        "weight": prior.weight,
-        "popularity_share": prior.popularity_share,
+        "weight": prior.taken.weight,
+        "popularity_share": prior.taken.popularity_share,
+        "likeness_share": prior.taken.likeness_share,
         "epochs": adapter.epochs,
     }
     assert value.to_json() == values[1].to_json(), "alone or among all, a partner is told the same"

@@ -18,6 +18,7 @@ from client.ranking.personal import (
     PERSONAL_FILE,
     WITHOUT_NOISE,
     PersonalPrior,
+    Taken,
     mixed,
     own_prior,
     personalise,
@@ -53,7 +54,7 @@ def noise(n_items: int = ITEMS, seed: int = 0) -> CollaborativePrior:
 
 
 def personal(weight: float = 0.5, share: float = 0.5) -> PersonalPrior:
-    return PersonalPrior("a" * 64, weight, share, noise(seed=1))
+    return PersonalPrior("a" * 64, Taken(weight, share, 0.5), noise(seed=1))
 
 
 # --- what it is made of ---------------------------------------------------------------------------
@@ -75,9 +76,13 @@ def test_an_item_is_unmet_only_where_neither_the_federation_nor_the_partner_met_
     assert both is not None and both[:4].tolist() == [1, 0, 0, 0]
 
 
-def test_what_texts_weigh_is_a_matter_of_the_federation_s_noise() -> None:
+def test_what_texts_weigh_is_a_matter_of_the_federation_s_noise_and_of_what_one_s_own_data_leave_of_it() -> None:
     texts = np.array([5.0, 0.5], dtype=np.float32)
     shared = replace(noise(), text_weights=texts)
+    for one in (shared, replace(shared, item_to_item=None)):
+        told = mixed(one, noise(seed=1), 0.4, 0.5, 0.5).text_weights
+        assert told is not None and told.tolist() == [2.5, 0.5]
+    assert mixed(shared, noise(seed=1), 0.0, 0.5, 0.5).text_weights is texts, "nothing of one's own takes its place"
     assert mixed(shared, noise(seed=1), 0.4, 0.5).text_weights is texts
     assert mixed(replace(shared, item_to_item=None), noise(seed=1), 0.4, 0.5).text_weights is texts
 
@@ -154,7 +159,18 @@ def test_where_the_global_prior_is_noise_much_of_one_s_own_is_taken(
 ) -> None:
     own = chosen(learner, taste(120), release_of(learner, noise()), histories_of)
     assert own.adds
-    assert own.weight >= 0.8
+    assert own.taken.weight >= 0.8
+
+
+def test_texts_weigh_less_where_one_s_own_users_contradict_them(learner: Learner, histories_of: HistoriesOf) -> None:
+    vectors = learner.workbench(PLAIN.model, 0).catalogue.items.cpu().numpy()
+    way = [0]
+    while len(way) < ITEMS:  # on to the item whose text is least like the last one's
+        way.append(min(set(range(ITEMS)) - set(way), key=lambda item: float(vectors[item] @ vectors[way[-1]])))
+    people = [[way[item] for item in one] for one in taste(120)]
+    loud = replace(noise(), text_weights=np.array([20.0, 0.0], dtype=np.float32))
+    assert chosen(learner, people, release_of(learner, loud), histories_of).taken.likeness_share == 0.5
+    assert chosen(learner, people, release_of(learner, noise()), histories_of).taken.likeness_share == 1.0
 
 
 def test_where_the_global_prior_knows_more_than_few_users_little_is_taken(
@@ -162,7 +178,7 @@ def test_where_the_global_prior_knows_more_than_few_users_little_is_taken(
 ) -> None:
     shared = own_prior(histories_of(taste(500, seed=1)), ITEMS, PLAIN.prior)
     own = chosen(learner, taste(8, seed=3), release_of(learner, shared), histories_of)
-    assert own.weight <= 0.2
+    assert own.taken.weight <= 0.2
 
 
 def test_users_with_nothing_to_leave_out_leave_the_global_model(learner: Learner, histories_of: HistoriesOf) -> None:
@@ -174,7 +190,7 @@ def test_a_release_without_noise_knows_the_answers_and_is_not_asked(
     learner: Learner, histories_of: HistoriesOf
 ) -> None:
     own = chosen(learner, taste(20), release_of(learner, noise(), mode="none"), histories_of)
-    assert (own.weight, own.popularity_share) == WITHOUT_NOISE
+    assert own.taken == WITHOUT_NOISE
 
 
 def test_a_release_becomes_the_partner_s_own_and_stays_as_it_was(learner: Learner) -> None:
@@ -196,7 +212,7 @@ def test_it_is_kept_on_the_premises_for_its_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     back = PersonalPrior.load(tmp_path)
     assert back is not None
-    assert (back.release, back.weight, back.popularity_share) == ("a" * 64, 0.5, 0.5)
+    assert (back.release, back.taken) == ("a" * 64, Taken(0.5, 0.5, 0.5))
     for name, array in personal().own.arrays().items():
         assert (back.own.arrays()[name] == array).all()
 
@@ -227,5 +243,5 @@ def test_it_refuses_to_be_pickled() -> None:
 
 def test_a_release_with_popularity_alone_takes_one_s_own_weights(learner: Learner, histories_of: HistoriesOf) -> None:
     own = chosen(learner, taste(60), release_of(learner, uninformed(ITEMS)), histories_of)
-    assert own.weight > 0
+    assert own.taken.weight > 0
     assert own.over(release_of(learner, uninformed(ITEMS))).prior.item_to_item is own.own.item_to_item

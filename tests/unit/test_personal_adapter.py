@@ -16,7 +16,7 @@ from partner_setting import CONFIG, ITEMS, SIMULATED, changed, simulated_premise
 from client.learner import Learner
 from client.ranking import personal_adapter
 from client.ranking.left_out import LeftOut
-from client.ranking.personal import PersonalPrior
+from client.ranking.personal import PersonalPrior, Taken
 from client.ranking.personal_adapter import ADAPTER_FILE, PersonalAdapter, adapt
 from client.ranking.personal_files import PERSONAL_FOLDER
 from shared.adapter import Release, flatten_parameters
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from conftest import HistoriesOf
 
 PLAIN = changed(CONFIG, {**SIMULATED, "prior": {"kind": "none"}, "model": {"temperature": 5.0}})
-NOTHING = PersonalPrior("a" * 64, 0.0, 0.0, uninformed(ITEMS))
+NOTHING = PersonalPrior("a" * 64, Taken(0.0, 0.0), uninformed(ITEMS))
 
 
 @pytest.fixture(scope="module")
