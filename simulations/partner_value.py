@@ -56,7 +56,7 @@ class Value:
         By the names of this module.
     taken : mapping of str to float
         What the partner adds at home: weight and popularity share of its own prior, what stays of the likeness by text,
-        epochs of its own adapter. Empty for several partners together.
+        steps of its own adapter. Empty for several partners together.
     """
 
     partner: str
@@ -142,7 +142,7 @@ def _value(folder: Path, release: Release, exact: Release | None, held_out: pl.D
     if exact is not None:
         scorers[WITHOUT_NOISE] = model_scorer(exact, learner, learner.histories(exact.config.model))
     ranked = {name: evaluate(scorer, histories, targets) for name, scorer in scorers.items()}
-    taken = prior.taken._asdict() | {"epochs": adapter.epochs}
+    taken = prior.taken._asdict() | {"steps": adapter.steps}
     return Value(premises.name, ranked, taken)
 
 

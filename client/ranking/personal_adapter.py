@@ -1,21 +1,23 @@
 """A partner's second adapter: the released one, trained further on its own users, without noise, and never sent.
 
-It is trained on top of the *global* prior and then used on top of the partner's own (`client.ranking.personal`): on top
-of that one, whose exact sums know every position it would learn from, there is nothing left to learn and only to forget
-(ml_100k, one of eight partners: NDCG@10 0.106 to 0.100 instead of to 0.113). How many epochs help is read off the
-partner's last-but-one split; for most small partners it is none.
+Where nothing is noised it can be what the federation's model could not afford to be (docs/adr/0022): trained *beside*
+the prior, as a second opinion, with learned item vectors of its own
+(docs/adr/0026-a-partner-s-own-adapter-beside-the-prior.md). It then ranks beside the global prior with the partner's
+own part (`client.ranking.personal`). How many steps help is read off the partner's last-but-one split; for partners of
+few users it may be none.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from client.batches import BatchMaker
 from client.learner import Learner
@@ -23,14 +25,18 @@ from client.ranking.left_out import LeftOut
 from client.ranking.personal import PersonalPrior, own_prior
 from client.ranking.personal_files import Personal, damaged, keep, kept
 from shared.adapter import Release, flatten_parameters, load_parameters
+from shared.config import RunConfig
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, trainable_parameters
 from shared.model.prior_scores import PriorScorer, mask_seen
+from shared.model.weights import find_base, has_fast_bf16
 
 ADAPTER_FILE = "adapter.safetensors"
-MOST_EPOCHS, PATIENCE = 6, 2
-USERS_A_STEP, LEARNING_RATE, BETAS = 16, 1e-3, (0.9, 0.99)
-MOST_USERS = 2000
-"""Users of an epoch: a larger partner's epochs are parts of its users."""
+ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
+"""Width of its item vectors, and the largest catalogue that has them: every step moves all of them."""
+DROP_EVENTS, DROPOUT, TEMPERATURE = 0.2, 0.3, 1.0
+USERS_A_STEP, LEARNING_RATE, BETAS, AVERAGED = 256, 5e-3, (0.9, 0.99), 0.97
+BLOCK, MOST_BLOCKS, PATIENCE = 10, 20, 4
+"""Steps after each of which it is asked whether they helped; how often at most, and how often in vain."""
 Vector = NDArray[np.float32]
 
 
@@ -42,18 +48,18 @@ class PersonalAdapter(Personal):
     ----------
     release : str
         Fingerprint of the release that they were trained from.
-    epochs : int
+    steps : int
         0: the released adapter is the best that was found.
     parameters : array of float32, shape (P,)
-        Private.
+        Of the model that `own_config` describes. Private.
     """
 
     release: str
-    epochs: int
+    steps: int
     parameters: Vector
 
     def over(self, release: Release) -> Release:
-        """The release with these parameters; the given one stays as it was.
+        """The release with these parameters in the place of its own; the given one stays as it was.
 
         Raises
         ------
@@ -61,15 +67,15 @@ class PersonalAdapter(Personal):
             If they were trained from another release.
         """
         self.check(release)
-        if not self.epochs:
+        if not self.steps:
             return release
-        model = copy.deepcopy(release.model)
+        model = _started(release)
         load_parameters(model, self.parameters)
-        return replace(release, model=model)
+        return replace(release, model=model, config=own_config(release.config, len(release.prior.popularity)))
 
     def save(self, premises: Path) -> None:
         """Keep them on the partner's premises."""
-        told = {"release": self.release, "epochs": str(self.epochs)}
+        told = {"release": self.release, "steps": str(self.steps)}
         keep(premises, ADAPTER_FILE, {"parameters": self.parameters}, told)
 
     @classmethod
@@ -85,57 +91,83 @@ class PersonalAdapter(Personal):
             return None
         arrays, told = found
         try:
-            return cls(told["release"], int(told["epochs"]), arrays["parameters"])
+            return cls(told["release"], int(told["steps"]), arrays["parameters"])
         except (KeyError, ValueError):
             raise damaged(premises, ADAPTER_FILE) from None
 
 
-def adapt(learner: Learner, release: Release, own: PersonalPrior) -> PersonalAdapter:
-    """Train the released adapter further on a partner's users, as many epochs as helped on its last-but-one split.
+def own_config(config: RunConfig, n_items: int) -> RunConfig:
+    """The configuration of a partner's own model: the release's, with item vectors, and the score's weight at 1."""
+    rank = ITEM_RANK if n_items <= MOST_LEARNED_ITEMS else 0
+    model = config.model.model_copy(update={"item_rank": rank, "temperature": TEMPERATURE})
+    return config.model_copy(update={"model": model})
 
-    No epoch from a release without noise, which knows that split by heart, nor where nobody can be asked.
+
+def adapt(learner: Learner, release: Release, own: PersonalPrior) -> PersonalAdapter:
+    """Train the released adapter further on a partner's users, as many steps as helped on its last-but-one split.
+
+    None from a release without noise, which knows that split by heart, nor where nobody can be asked.
     """
-    start = flatten_parameters(release.model)
-    epochs = 0
+    steps = 0
     if release.manifest["privacy"]["mode"] != "none" and len(left_out := LeftOut.of(learner, release)):
-        epochs = _best_epoch(learner, release, left_out, own)
-    if not epochs:
-        return PersonalAdapter(release.fingerprint, 0, start)
+        steps = BLOCK * _best_block(learner, release, left_out, own)
+    if not steps:
+        return PersonalAdapter(release.fingerprint, 0, flatten_parameters(release.model))
     config = release.config
     maker = learner.batch_maker(config.model, config.seed or 0)
-    *_, last = _trained(learner, release, maker, len(learner.histories(config.model)), epochs)
-    return PersonalAdapter(release.fingerprint, epochs, flatten_parameters(last))
+    *_, last = _trained(learner, release, maker, len(learner.histories(config.model)), steps // BLOCK)
+    return PersonalAdapter(release.fingerprint, steps, flatten_parameters(last))
 
 
-def _best_epoch(learner: Learner, release: Release, left_out: LeftOut, own: PersonalPrior) -> int:
+def _best_block(learner: Learner, release: Release, left_out: LeftOut, own: PersonalPrior) -> int:
     # The partner's own prior too must not have met what is asked for.
     part = own_prior(left_out.histories, len(own.own.popularity), release.config.prior)
     prior = own.with_part(release.prior, part)
-    losses = [left_out.loss(left_out.text_scores(release.model.to(learner.device)), prior)]
-    for model in _trained(learner, release, left_out.maker, len(left_out.histories), MOST_EPOCHS):
-        losses.append(left_out.loss(left_out.text_scores(model), prior))
-        if len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
+    before = best = left_out.text_scores(release.model.to(learner.device))
+    losses = [left_out.loss(before, prior)]
+    for model in _trained(learner, release, left_out.maker, len(left_out.histories), MOST_BLOCKS):
+        text = left_out.text_scores(model)
+        losses.append(left_out.loss(text, prior))
+        block = int(np.argmin(losses))
+        if block == len(losses) - 1:
+            best = text
+        if len(losses) - 1 - block >= PATIENCE:
             break
-    return int(np.argmin(losses))
+    # What is surer of the same order is no better for those who are ranked for.
+    return block if left_out.ndcg(best, prior) > left_out.ndcg(before, prior) else 0
 
 
 def _trained(
-    learner: Learner, release: Release, maker: BatchMaker, users: int, epochs: int
+    learner: Learner, release: Release, maker: BatchMaker, users: int, blocks: int
 ) -> Iterator[BehaviourStage]:
-    """A copy of the released model after each epoch; the same model every time."""
-    model = copy.deepcopy(release.model).to(learner.device)
+    """The running mean of the iterates after each block of steps; the same model every time."""
+    model = _started(release).to(learner.device)
+    mean = get_ema_multi_avg_fn(AVERAGED)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(model, multi_avg_fn=mean)
     optimizer = torch.optim.Adam(trainable_parameters(model).values(), lr=LEARNING_RATE, betas=BETAS)
     catalogue = learner.workbench(release.config.model, release.config.seed or 0).catalogue
-    prior = PriorScorer(release.prior, release.config.prior, catalogue.items)
-    order = np.random.default_rng(0)
-    for epoch in range(epochs):
-        taken = order.permutation(users)[:MOST_USERS]
-        for start in range(0, len(taken), USERS_A_STEP):
+    beside = release.config.prior.model_copy(update={"training_share": 0.0})
+    prior, order = PriorScorer(release.prior, beside, catalogue.items), np.random.default_rng(0)
+    for block in range(blocks):
+        for step in range(block * BLOCK, (block + 1) * BLOCK):
             optimizer.zero_grad()
-            some = taken[start : start + USERS_A_STEP]
-            _add_gradients(model, maker, some, release, prior, catalogue, epoch)
+            some = order.permutation(users)[:USERS_A_STEP]
+            with model.dropping_out(DROPOUT, step):
+                _add_gradients(model, maker, some, release, prior, catalogue, step)
             optimizer.step()
-        yield model
+            averaged.update_parameters(model)
+        yield cast(BehaviourStage, averaged.module)
+
+
+def _started(release: Release) -> BehaviourStage:
+    """The released model, with item vectors that say nothing yet."""
+    config, items = own_config(release.config, len(release.prior.popularity)), len(release.prior.popularity)
+    model = BehaviourStage(find_base(config.model.base), config.model, n_items=items, seed=config.seed or 0)
+    own = trainable_parameters(model)
+    with torch.no_grad():
+        for name, released in trainable_parameters(release.model).items():
+            own[name].copy_(released)
+    return model
 
 
 def _add_gradients(
@@ -145,11 +177,14 @@ def _add_gradients(
     release: Release,
     prior: PriorScorer,
     catalogue: CatalogueVectors,
-    epoch: int,
+    step: int,
 ) -> None:
     """Of the mean loss of these users."""
-    for made in maker.training(users, release.config.training, epoch.to_bytes(32, "big")):
-        batch = made.to(catalogue.items.device)
+    training = release.config.training.model_copy(update={"drop_events": DROP_EVENTS})
+    device = catalogue.items.device
+    for made in maker.training(users, training, step.to_bytes(32, "big")):
+        batch = made.to(device)
         logits = mask_seen(prior.all_positions(batch.items), batch.items)
-        loss: torch.Tensor = model(batch, catalogue, logits).sum() / len(users)
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type)):
+            loss: torch.Tensor = model(batch, catalogue, logits).sum() / len(users)
         loss.backward()  # type: ignore[no-untyped-call]

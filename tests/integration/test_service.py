@@ -19,17 +19,20 @@ from starlette.testclient import TestClient
 from client.data.ingest import RawData
 from client.data.text_cache import TextCache
 from client.ranking.personal import PersonalPrior, Taken
+from client.ranking.personal_adapter import PersonalAdapter, own_config
 from client.ranking.rank import LocalRanker
 from client.service.app import create_app
 from client.service.command import quiet
 from client.service.guard import OWN_NAMES
 from client.service.service import Service, Source
-from shared.adapter import load_release
+from shared.adapter import flatten_parameters, load_release
 from shared.errors import IntegrityError
+from shared.model.behaviour import BehaviourStage
 from shared.model.prior import CollaborativePrior
+from shared.model.weights import find_base
 
 if TYPE_CHECKING:
-    from conftest import Done
+    from conftest import Done, HistoriesOf
 
 SECRET = "the user wrote of an aunt in Perth"
 
@@ -347,7 +350,7 @@ def test_what_is_hidden_stays_hidden_over_a_restart(
 
 
 def test_a_partner_s_own_part_is_added_to_the_release_that_it_was_made_for(
-    whole: Done, shop_data: RawData, service: Service, tmp_path: Path
+    whole: Done, shop_data: RawData, service: Service, histories_of: HistoriesOf, tmp_path: Path
 ) -> None:
     release, premises = load_release(whole.out / "adapter"), tmp_path / "premises"
     items = len(release.prior.popularity)
@@ -357,6 +360,15 @@ def test_a_partner_s_own_part_is_added_to_the_release_that_it_was_made_for(
     with_own = maker.make(release, signed=False)
     assert with_own.info.personal and with_own.info.fingerprint == release.fingerprint
     np.testing.assert_allclose(with_own.engine.release.prior.popularity, own.popularity)
+    config = own_config(release.config, items).model
+    model = BehaviourStage(find_base(config.base), config, n_items=items)
+    PersonalAdapter(release.fingerprint, 10, flatten_parameters(model)).save(premises)
+    both = maker.make(release, signed=False).engine
+    np.testing.assert_allclose(both.release.prior.popularity, own.popularity)
+    assert both.model.residuals is not None, "item vectors of its own"
+    ranked = both.retrieve(both.maker(histories_of([[0, 1, 2]])), np.arange(1), 5)
+    assert len(set(ranked.rows[0].tolist()) - {0, 1, 2}) == 5
     PersonalPrior("another release", Taken(0.8, 1.0), own).save(premises)
+    PersonalAdapter("another release", 10, flatten_parameters(model)).save(premises)
     assert not maker.make(release, signed=False).info.personal
     assert not service.desk.stand.info.personal

@@ -125,7 +125,7 @@ def test_what_a_partner_adds_is_kept_in_its_own_folder(
         "weight": prior.taken.weight,
         "popularity_share": prior.taken.popularity_share,
         "likeness_share": prior.taken.likeness_share,
-        "epochs": adapter.epochs,
+        "steps": adapter.steps,
     }
     assert value.to_json() == values[1].to_json(), "alone or among all, a partner is told the same"
 
