@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HEADINGS = {
     "alone": "alone",
+    "alone_and_own_adapter": "+ own adapter",
     "global": "global",
     "global_and_own_prior": "+ own prior",
     "global_and_personal": "+ own adapter",
@@ -38,8 +39,9 @@ def value(
 ) -> None:
     """What joining is worth to a partner's own users, and what its own data add at home.
 
-    NDCG@10 (--json: HR@10 and all intervals too): alone (closed forms of its own data, without noise or BERT), with
-    the global model, and with a prior and an adapter of its own on top, kept in DIR/personal and never sent.
+    NDCG@10 (--json: HR@10 and all intervals too): alone (closed forms of its own data, without noise or BERT; with an
+    adapter of its own), with the global model, and with a prior and an adapter of its own on top, kept in DIR/personal
+    and never sent.
     """
     from simulations.partner_value import partner_values, verdicts
 

@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from client.batches import BatchMaker
 from client.learner import Learner
@@ -34,9 +34,9 @@ ADAPTER_FILE = "adapter.safetensors"
 ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
 """Width of its item vectors, and the largest catalogue that has them: every step moves all of them."""
 DROP_EVENTS, DROPOUT, TEMPERATURE = 0.2, 0.3, 1.0
-USERS_A_STEP, LEARNING_RATE, BETAS, AVERAGED = 256, 5e-3, (0.9, 0.99), 0.97
-BLOCK, MOST_BLOCKS, PATIENCE = 10, 20, 4
-"""Steps after each of which it is asked whether they helped; how often at most, and how often in vain."""
+USERS_A_STEP, LEARNING_RATE, BETAS = 256, 5e-3, (0.9, 0.99)
+BLOCK, MOST_BLOCKS, PATIENCE = 20, 12, 4
+"""Steps after which it is asked whether they helped; how often at most, and how often in vain."""
 Vector = NDArray[np.float32]
 
 
@@ -140,15 +140,14 @@ def _best_block(learner: Learner, release: Release, left_out: LeftOut, own: Pers
 def _trained(
     learner: Learner, release: Release, maker: BatchMaker, users: int, blocks: int
 ) -> Iterator[BehaviourStage]:
-    """The running mean of the iterates after each block of steps; the same model every time."""
+    """The mean of the iterates of each block of steps."""
     model = _started(release).to(learner.device)
-    mean = get_ema_multi_avg_fn(AVERAGED)  # type: ignore[no-untyped-call]
-    averaged = AveragedModel(model, multi_avg_fn=mean)
     optimizer = torch.optim.Adam(trainable_parameters(model).values(), lr=LEARNING_RATE, betas=BETAS)
     catalogue = learner.workbench(release.config.model, release.config.seed or 0).catalogue
     beside = release.config.prior.model_copy(update={"training_share": 0.0})
     prior, order = PriorScorer(release.prior, beside, catalogue.items), np.random.default_rng(0)
     for block in range(blocks):
+        averaged = AveragedModel(model)
         for step in range(block * BLOCK, (block + 1) * BLOCK):
             optimizer.zero_grad()
             some = order.permutation(users)[:USERS_A_STEP]

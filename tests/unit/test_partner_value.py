@@ -26,7 +26,17 @@ from shared.model.prior import CollaborativePrior, solve
 from shared.model.weights import find_base
 from simulations.marketplace import MarketplaceConfig, generate
 from simulations.partition import partition
-from simulations.partner_value import ALONE, GLOBAL, OWN_PRIOR, PERSONAL, WITHOUT_NOISE, Value, partner_values, verdicts
+from simulations.partner_value import (
+    ALONE,
+    ALONE_TRAINED,
+    GLOBAL,
+    OWN_PRIOR,
+    PERSONAL,
+    WITHOUT_NOISE,
+    Value,
+    partner_values,
+    verdicts,
+)
 from simulations.workspace import HELD_OUT, Workspace, prepare
 
 Veilrec = Callable[..., tuple[int, str, str]]
@@ -102,7 +112,7 @@ def test_a_simulation_tells_every_partner_s_value_and_all_together(partners: Pat
     told = [one.to_json() for one in values]
     assert told[-1]["users"] == sum(one["users"] for one in told[:-1]) == pl.read_parquet(partners / HELD_OUT).height
     together = told[-1]["methods"]
-    assert set(together) == {ALONE, GLOBAL, OWN_PRIOR, PERSONAL, WITHOUT_NOISE}
+    assert set(together) == {ALONE, ALONE_TRAINED, GLOBAL, OWN_PRIOR, PERSONAL, WITHOUT_NOISE}
     # The noise is three times a user's whole weight: nearly all that this release knows is what BERT reads.
     assert together[OWN_PRIOR]["ndcg@10"] > together[GLOBAL]["ndcg@10"]
     assert together[WITHOUT_NOISE]["ndcg@10"] > together[GLOBAL]["ndcg@10"]
