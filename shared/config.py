@@ -90,6 +90,14 @@ class ModelConfig(_Tree):
     temperature: Annotated[float, Field(gt=0, le=1000)] = 15.0
 
 
+ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
+
+
+def learned_item_rank(n_items: int) -> int:
+    """`ModelConfig.item_rank` without noise; none for a large catalogue: every gradient holds all of its items."""
+    return ITEM_RANK if n_items <= MOST_LEARNED_ITEMS else 0
+
+
 class PriorConfig(_Tree):
     """The collaborative prior: closed forms of one private sum, before the first training round.
 

@@ -33,7 +33,7 @@ from simulations.workspace import HELD_OUT, Workspace
 
 ALONE, GLOBAL, OWN_PRIOR, PERSONAL = "alone", "global", "global_and_own_prior", "global_and_personal"
 ALONE_TRAINED = "alone_and_own_adapter"
-"""The same own adapter beside the partner's own closed forms: it owes the release next to nothing."""
+"""The same own adapter beside the partner's own closed forms: it began with the release, of which little is left."""
 WITHOUT_NOISE = "global_without_noise"
 GAINS = {
     "joining": (GLOBAL, ALONE),
@@ -135,12 +135,14 @@ def _value(folder: Path, release: Release, exact: Release | None, held_out: pl.D
     adapter = adapt(learner, release, prior)
     prior.save(folder)
     adapter.save(folder)
+    mine, alone = adapter.over(release), _alone(learner, release)
     scorers = {
-        ALONE: _alone(learner, release),
-        ALONE_TRAINED: model_scorer(replace(adapter.over(release), prior=prior.own), learner, histories),
+        ALONE: alone,
+        # Without a step the adapter is the released one: of that nobody has anything alone.
+        ALONE_TRAINED: model_scorer(replace(mine, prior=prior.own), learner, histories) if adapter.steps else alone,
         GLOBAL: model_scorer(release, learner, histories),
         OWN_PRIOR: model_scorer(prior.over(release), learner, histories),
-        PERSONAL: model_scorer(prior.over(adapter.over(release)), learner, histories),
+        PERSONAL: model_scorer(prior.over(mine), learner, histories),
     }
     if exact is not None:
         scorers[WITHOUT_NOISE] = model_scorer(exact, learner, learner.histories(exact.config.model))

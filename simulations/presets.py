@@ -9,11 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.config import RunConfig
+from shared.config import RunConfig, learned_item_rank
 from shared.errors import ConfigError
-
-ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
-"""Width of learned item vectors, and the largest catalogue that has them: every user's gradient holds all of them."""
 
 MANY_USERS = 20_000
 
@@ -107,7 +104,7 @@ def _recipe(mode: str, epsilon: float, users: int, items: int) -> dict[str, Any]
                 "lora_rank": 8,
                 "lora_alpha": 16,
                 "temperature": 1.0,
-                "item_rank": ITEM_RANK if items <= MOST_LEARNED_ITEMS else 0,
+                "item_rank": learned_item_rank(items),
             },
             "prior": {"training_share": 0.0, "weight": 2.4},
             "training": {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from client.batches import BatchMaker
 from client.learner import Learner
 from client.ranking.scorer import ModelScorer, Scores
+from shared import metrics
 from shared.adapter import Release
 from shared.config import PriorConfig
 from shared.model.behaviour import BehaviourStage, CatalogueVectors
@@ -29,7 +30,7 @@ MIN_EVENTS = 5
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)
 MOST_ASKED = 1000
 """Users who are asked: choosing among a few settings needs no more."""
-BATCH, TOP = 256, 10
+BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,12 @@ class LeftOut:
         return float(totals.min()) / len(self.asked)
 
     def ndcg(self, text: Scores, prior: CollaborativePrior) -> float:
-        """NDCG@10 of the items left out, among all that each user has not met; an item of equal score is in front."""
-        total = 0.0
-        for logits, targets in self._logits(text, prior):
-            in_front = (logits >= logits.gather(1, targets.unsqueeze(1))).sum(1)  # with the item itself
-            total += float((1.0 / torch.log2(in_front + 1.0))[in_front <= TOP].sum())
-        return total / len(self.asked)
+        """NDCG@10 of the items left out, among all that each user has not met."""
+        ranks = [
+            metrics.fractional_ranks(logits.cpu().numpy(), targets.cpu().numpy(), (logits > RULED_OUT).cpu().numpy())
+            for logits, targets in self._logits(text, prior)
+        ]
+        return metrics.ndcg(np.concatenate(ranks))
 
     def _logits(self, text: Scores, prior: CollaborativePrior) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Of batches of those asked, ``(B, I)``, what each has met ruled out, and the rows of what was left out."""

@@ -87,7 +87,7 @@ class PersonalPrior(Personal):
         return replace(release, prior=self.with_part(release.prior, self.own))
 
     def with_part(self, shared: CollaborativePrior, part: CollaborativePrior) -> CollaborativePrior:
-        """A global prior with so much of another part, as of fewer of the partner's events."""
+        """A global prior with as much of `part` as is taken: `own`, or the same of fewer of the partner's events."""
         return mixed(shared, part, *self.taken)
 
     def save(self, premises: Path) -> None:

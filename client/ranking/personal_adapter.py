@@ -25,14 +25,12 @@ from client.ranking.left_out import LeftOut
 from client.ranking.personal import PersonalPrior, own_prior
 from client.ranking.personal_files import Personal, damaged, keep, kept
 from shared.adapter import Release, flatten_parameters, load_parameters
-from shared.config import RunConfig
+from shared.config import RunConfig, learned_item_rank
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, trainable_parameters
 from shared.model.prior_scores import PriorScorer, mask_seen
 from shared.model.weights import find_base, has_fast_bf16
 
 ADAPTER_FILE = "adapter.safetensors"
-ITEM_RANK, MOST_LEARNED_ITEMS = 64, 20_000
-"""Width of its item vectors, and the largest catalogue that has them: every step moves all of them."""
 DROP_EVENTS, DROPOUT, TEMPERATURE = 0.2, 0.3, 1.0
 USERS_A_STEP, LEARNING_RATE, BETAS = 256, 5e-3, (0.9, 0.99)
 BLOCK, MOST_BLOCKS, PATIENCE = 20, 12, 4
@@ -69,9 +67,9 @@ class PersonalAdapter(Personal):
         self.check(release)
         if not self.steps:
             return release
-        model = _started(release)
+        config, model = _started(release)
         load_parameters(model, self.parameters)
-        return replace(release, model=model, config=own_config(release.config, len(release.prior.popularity)))
+        return replace(release, model=model, config=config)
 
     def save(self, premises: Path) -> None:
         """Keep them on the partner's premises."""
@@ -97,9 +95,8 @@ class PersonalAdapter(Personal):
 
 
 def own_config(config: RunConfig, n_items: int) -> RunConfig:
-    """The configuration of a partner's own model: the release's, with item vectors, and the score's weight at 1."""
-    rank = ITEM_RANK if n_items <= MOST_LEARNED_ITEMS else 0
-    model = config.model.model_copy(update={"item_rank": rank, "temperature": TEMPERATURE})
+    """The configuration of a partner's own model: the release's, with item vectors and `TEMPERATURE`."""
+    model = config.model.model_copy(update={"item_rank": learned_item_rank(n_items), "temperature": TEMPERATURE})
     return config.model_copy(update={"model": model})
 
 
@@ -141,7 +138,7 @@ def _trained(
     learner: Learner, release: Release, maker: BatchMaker, users: int, blocks: int
 ) -> Iterator[BehaviourStage]:
     """The mean of the iterates of each block of steps."""
-    model = _started(release).to(learner.device)
+    model = _started(release)[1].to(learner.device)
     optimizer = torch.optim.Adam(trainable_parameters(model).values(), lr=LEARNING_RATE, betas=BETAS)
     catalogue = learner.workbench(release.config.model, release.config.seed or 0).catalogue
     beside = release.config.prior.model_copy(update={"training_share": 0.0})
@@ -158,15 +155,16 @@ def _trained(
         yield cast(BehaviourStage, averaged.module)
 
 
-def _started(release: Release) -> BehaviourStage:
-    """The released model, with item vectors that say nothing yet."""
-    config, items = own_config(release.config, len(release.prior.popularity)), len(release.prior.popularity)
-    model = BehaviourStage(find_base(config.model.base), config.model, n_items=items, seed=config.seed or 0)
+def _started(release: Release) -> tuple[RunConfig, BehaviourStage]:
+    """`own_config`, and the released model under it, with item vectors that say nothing yet."""
+    n_items = len(release.prior.popularity)
+    config = own_config(release.config, n_items)
+    model = BehaviourStage(find_base(config.model.base), config.model, n_items=n_items, seed=config.seed or 0)
     own = trainable_parameters(model)
     with torch.no_grad():
         for name, released in trainable_parameters(release.model).items():
             own[name].copy_(released)
-    return model
+    return config, model
 
 
 def _add_gradients(

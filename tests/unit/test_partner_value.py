@@ -113,6 +113,9 @@ def test_a_simulation_tells_every_partner_s_value_and_all_together(partners: Pat
     assert told[-1]["users"] == sum(one["users"] for one in told[:-1]) == pl.read_parquet(partners / HELD_OUT).height
     together = told[-1]["methods"]
     assert set(together) == {ALONE, ALONE_TRAINED, GLOBAL, OWN_PRIOR, PERSONAL, WITHOUT_NOISE}
+    for value, one in zip(values[:-1], told[:-1], strict=True):
+        same = one["methods"][ALONE_TRAINED] == one["methods"][ALONE]
+        assert same == (not value.taken["steps"]), "without a step of its own there is nothing but the closed forms"
     # The noise is three times a user's whole weight: nearly all that this release knows is what BERT reads.
     assert together[OWN_PRIOR]["ndcg@10"] > together[GLOBAL]["ndcg@10"]
     assert together[WITHOUT_NOISE]["ndcg@10"] > together[GLOBAL]["ndcg@10"]

@@ -20,6 +20,7 @@ from client.ranking.personal import PersonalPrior, Taken
 from client.ranking.personal_adapter import ADAPTER_FILE, PersonalAdapter, adapt
 from client.ranking.personal_files import PERSONAL_FOLDER
 from shared.adapter import Release, flatten_parameters
+from shared.config import ITEM_RANK, MOST_LEARNED_ITEMS
 from shared.errors import AdapterMismatchError, IntegrityError, PolicyViolationError, ProtocolError
 from shared.model.prior import uninformed
 from shared.wire_answers import pack_answer
@@ -87,9 +88,9 @@ def test_a_partner_s_own_model_has_item_vectors_of_its_own(release: Release, own
     """Beside the prior and without noise they can be afforded; a step over a large catalogue would move too many."""
     mine = own.over(release)
     assert release.model.residuals is None and mine.model.residuals is not None
-    assert mine.config.model == mine.model.config and mine.config.model.item_rank == personal_adapter.ITEM_RANK
+    assert mine.config.model == mine.model.config and mine.config.model.item_rank == ITEM_RANK
     assert mine.prior is release.prior and mine.config.prior == release.config.prior
-    large = personal_adapter.own_config(PLAIN, personal_adapter.MOST_LEARNED_ITEMS + 1)
+    large = personal_adapter.own_config(PLAIN, MOST_LEARNED_ITEMS + 1)
     assert large.model.item_rank == 0
 
 
