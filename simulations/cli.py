@@ -164,13 +164,12 @@ def simulate(
 def evaluate(
     run: Annotated[Path, typer.Option(help="Run folder with an adapter.")],
     data: Annotated[str, typer.Option(help="An imported set, or a path.")],
-    seed: Annotated[int, typer.Option(min=0, help="Orders events of equal time.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure an adapter on data: the last item of each user is held out, all unseen items are ranked."""
     from simulations.results import evaluate_on
 
-    document = evaluate_on(run, data, seed)
+    document = evaluate_on(run, data)
     if as_json:
         typer.echo(json.dumps(document))
         return

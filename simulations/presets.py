@@ -52,7 +52,8 @@ def preset(
         "model": {"rating_max": rating_max},
     }
     try:
-        asked = RunConfig.model_validate({"simulation": True, "privacy": settings.get("privacy", {})}).privacy
+        promise = {"simulation": True, "federation": tree["federation"], "privacy": settings.get("privacy", {})}
+        asked = RunConfig.model_validate(promise).privacy
         recipe = _recipe(asked.mode, asked.epsilon, declared_population(users), items)
         config = RunConfig.model_validate(merged(merged(recipe, tree), settings))
     except ValidationError as error:
@@ -126,6 +127,20 @@ def _recipe(mode: str, epsilon: float, users: int, items: int) -> dict[str, Any]
         "training": {**steps, "sampling_rate": 0.2, "learning_rate": 3e-3, "average_from": 0.5},
         "privacy": {"clip_norm": 0.015 if quiet else 0.05},  # in proportion to the temperature
     }
+
+
+def for_population(config: RunConfig, population: int, items: int) -> RunConfig:
+    """`config` with what its preset would be for another number of declared users, where it is its preset."""
+    mode, epsilon, tree = config.privacy.mode, config.privacy.epsilon, config.model_dump()
+    was, now = (
+        merged(_recipe(mode, epsilon, users, items), {"prior": {"history_decay": _history_decay(users)}})
+        for users in (config.privacy.population, population)
+    )
+    for section, values in was.items():
+        for key, value in values.items():
+            if tree[section][key] == value:
+                tree[section][key] = now[section][key]
+    return RunConfig.model_validate(tree)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

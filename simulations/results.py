@@ -83,8 +83,11 @@ def evaluate_run(adapter: Path, workspace: Workspace) -> Metrics:
     return metrics
 
 
-def evaluate_on(run_folder: Path, data: str, seed: int) -> dict[str, Any]:
+def evaluate_on(run_folder: Path, data: str) -> dict[str, Any]:
     """``veilrec evaluate``: an adapter on a data set, all its users at one place.
+
+    Events of one time stand in the order of the run's own seed: in another, other items would be last, and held out,
+    which the adapter was trained on.
 
     Raises
     ------
@@ -99,7 +102,7 @@ def evaluate_on(run_folder: Path, data: str, seed: int) -> dict[str, Any]:
     cleaned = clean(data_of(run_folder, data))[0]
     one_place = cleaned.interactions.with_columns(partner=pl.lit(0, dtype=pl.Int32))
     with tempfile.TemporaryDirectory() as folder:
-        workspace = prepare(cleaned, one_place, Path(folder), seed=seed)
+        workspace = prepare(cleaned, one_place, Path(folder), seed=release.config.seed or 0)
         if workspace.catalogue.digest != release.manifest["catalogue_sha256"]:
             raise AdapterMismatchError(
                 f"{data}: Expected the catalogue that the adapter was trained with: digests differ."

@@ -24,7 +24,7 @@ from shared.privacy.accounting import build_plan
 from simulations.datasets import MARKETPLACE, obtain
 from simulations.federation import InProcessGrid
 from simulations.partition import Method, partition
-from simulations.presets import preset
+from simulations.presets import for_population, preset
 from simulations.progress import RunProgress
 from simulations.report import render
 from simulations.results import evaluate_alone, evaluate_run, run_document
@@ -221,11 +221,11 @@ def _train(simulation: Simulation, observer: Observer, ray_address: str) -> None
 
 
 def _local_only(simulation: Simulation) -> dict[str, float]:
-    """Every partner trains alone under the same promise to its users, and ranks for its own."""
+    """Every partner trains alone, see `alone_config`, and ranks for its own users."""
     workspace = simulation.workspace
     folders = []
     for k in range(workspace.partners):
-        alone = alone_config(simulation.config, simulation.workspace.partners)
+        alone = alone_config(simulation.config, workspace.partners, len(workspace.catalogue))
         folder = simulation.out / "local" / f"partner-{k:03d}"
         home = workspace.alone(k, folder / "partners")
         run_federation(InProcessGrid(client_app, [k], home), alone, workspace.catalogue, folder, home)
@@ -233,15 +233,19 @@ def _local_only(simulation: Simulation) -> dict[str, float]:
     return evaluate_alone(folders, workspace)
 
 
-def alone_config(config: RunConfig, partners: int) -> RunConfig:
-    """The same recipe for one partner: its own noise, for its part of the population."""
+def alone_config(config: RunConfig, partners: int, items: int) -> RunConfig:
+    """The recipe for one partner: its own noise, for its part of the population, and what the preset has for so few.
+
+    The promise is the partner's own: a person at two of them is promised epsilon by each.
+    """
     population = max(1, round(config.privacy.population / partners))
-    return config.model_copy(
+    own = for_population(config, population, items)
+    return own.model_copy(
         update={
-            "privacy": config.privacy.model_copy(
+            "privacy": own.privacy.model_copy(
                 update={"population": population, "partners_per_user": 1, "colluders": 0}
             ),
-            "federation": config.federation.model_copy(
+            "federation": own.federation.model_copy(
                 update={"partners": 1, "quorum": 0, "buckets": 1, "combine": "sum"}
             ),
         }

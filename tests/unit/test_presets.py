@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
-from simulations.presets import declared_population, preset
+from simulations.presets import declared_population, for_population, merged, preset
 
 
 def configured(settings: dict[str, Any] | None = None, **sizes: Any) -> RunConfig:
@@ -116,6 +116,31 @@ def test_a_preset_does_not_change_what_it_was_given() -> None:
 def test_a_wrong_setting_is_named(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         configured(settings)
+
+
+@pytest.mark.parametrize("mode", ["none", "distributed"])
+def test_for_fewer_users_a_configuration_is_their_preset_but_for_what_was_fixed(mode: str) -> None:
+    fixed: dict[str, Any] = {"privacy": {"mode": mode}, "training": {"rounds": 3, "learning_rate": 0.5}}
+    many, few = configured(fixed, users=40_000), configured(fixed, users=1_000)
+    assert many.training.sampling_rate != few.training.sampling_rate or many.model != few.model
+    privacy = many.privacy.model_copy(update={"clip_norm": few.privacy.clip_norm})
+    assert for_population(many, 1_000, items=300) == few.model_copy(update={"privacy": privacy})
+    chosen = configured(merged(fixed, {"training": {"sampling_rate": 0.7}, "prior": {"epsilon_share": 0.5}}))
+    assert for_population(chosen, 1_000, items=300).training.sampling_rate == 0.7
+    assert for_population(chosen, 1_000, items=300).prior.epsilon_share == 0.5
+
+
+def test_as_many_may_collude_as_the_federation_s_own_partners_allow() -> None:
+    many = preset(
+        users=3_000,
+        items=300,
+        partners=20,
+        seed=0,
+        marketplace=False,
+        rating_max=5.0,
+        settings={"privacy": {"colluders": 19}},
+    )
+    assert (many.privacy.colluders, many.federation.partners) == (19, 20)
 
 
 @pytest.mark.parametrize("value", [3, None, "none"])

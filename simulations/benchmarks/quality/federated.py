@@ -56,7 +56,7 @@ def run_cell(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> dict
 def run_alone(cell: Cell, data: Dataset, config: RunConfig, folder: Path) -> Measured:
     """Train at every partner by itself, under `simulations.simulate.alone_config`; each ranks for its own users."""
     workspace = workspace_of(cell, data, folder / "partners")
-    alone, releases = alone_config(config, workspace.partners), []
+    alone, releases = alone_config(config, workspace.partners, len(workspace.catalogue)), []
     for k in range(workspace.partners):
         at = folder / "alone" / f"partner-{k:03d}"
         releases.append(trained(alone, workspace, [k], workspace.alone(k, at / "partners"), at))
