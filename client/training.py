@@ -78,7 +78,22 @@ class UserGradients:
         """
         if catalogue.items.device.type != "cpu":
             return False
-        return all(self._stands_alone(catalogue, width, prior) for width in widths)
+        with self._moved():
+            return all(self._stands_alone(catalogue, width, prior) for width in widths)
+
+    @contextmanager
+    def _moved(self) -> Iterator[None]:
+        """Other parameters for a while: at a start of zeros half of a gradient is zero whatever the rounding."""
+        random, kept = torch.Generator().manual_seed(0), [p.detach().clone() for p in self._parameters.values()]
+        try:
+            with torch.no_grad():
+                for p in self._parameters.values():
+                    p.add_(0.02 * torch.randn(p.shape, generator=random))
+            yield
+        finally:
+            with torch.no_grad():
+                for p, before in zip(self._parameters.values(), kept, strict=True):
+                    p.copy_(before)
 
     def _stands_alone(self, catalogue: CatalogueVectors, width: int, prior: PriorLogits) -> bool:
         n_items, random = len(catalogue.items), torch.Generator().manual_seed(width)

@@ -63,7 +63,10 @@ class TextStage:
         return cls(base, adapted_layers=config.adapted_layers, max_tokens=config.max_tokens, device=device)
 
     def recipe(self, *, items: bool) -> str:
-        """All that vectors depend on besides the text: the cache's key."""
+        """What vectors depend on besides the text: the cache's key.
+
+        The rounding of the machine is no part of it: item vectors, which are public, may be made in bfloat16.
+        """
         kind = "items" if items else "texts"
         return f"mean-v2|{self.base.sha256}|k={self.adapted_layers}|tokens={self.max_tokens}|{kind}"
 
