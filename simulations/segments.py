@@ -57,7 +57,11 @@ class Part:
 
 
 def rank_all(scorer_over: ScorerOver, parts: Sequence[Part]) -> Evaluation:
-    """`evaluate` at every partner, over whole histories; users of all partners count alike."""
+    """`evaluate` at every partner; users of all partners count alike.
+
+    A history ends at ``model.max_history`` events, as it does where a partner ranks: what is older is not known any
+    more, neither to rank by nor to leave out.
+    """
     return merge([evaluate(scorer_over(k, p.histories), p.histories, p.targets) for k, p in enumerate(parts)])
 
 

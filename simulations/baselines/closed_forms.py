@@ -56,7 +56,8 @@ def private_ease(problem: Problem, settings: Settings, budget: Budget, seed: int
     `simulations.baselines.classical.ease`.
     """
     G, stddev = _gram(problem, budget, seed)
-    return Linear(ease_weights(G.astype(np.float32), _ridge(problem, settings, stddev)), settings["decay"])
+    ridge = _ridge(problem, settings, stddev)
+    return Linear(ease_weights(_definite(G, ridge).astype(np.float32), ridge), settings["decay"])
 
 
 def private_next_item(problem: Problem, settings: Settings, budget: Budget, seed: int) -> Linear:
@@ -77,7 +78,7 @@ def private_next_item(problem: Problem, settings: Settings, budget: Budget, seed
     G = unpack_symmetric(total[:packed], n) / math.sqrt(gram)
     B = total[packed:].reshape(n, n) / math.sqrt(1 - gram)
     ridge = _ridge(problem, settings, stddev / math.sqrt(gram))
-    return Linear(solve_ridge(G.astype(np.float32), B.astype(np.float32), ridge), settings["decay"])
+    return Linear(solve_ridge(_definite(G, ridge).astype(np.float32), B.astype(np.float32), ridge), settings["decay"])
 
 
 def _released(
@@ -99,6 +100,19 @@ def _gram(problem: Problem, budget: Budget, seed: int) -> tuple[NDArray[np.float
     n = problem.items
     total, stddev = _released(problem, budget, seed, lambda part: pack_symmetric(cooccurrences(part, n)))
     return unpack_symmetric(total, n), stddev
+
+
+def _definite(G: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """G, or its nearest positive semidefinite matrix where the noise is so large that ``G + ridge I`` is none.
+
+    At an ``edge`` of 1 the ridge lies where the spectrum of the noise ends in expectation: a draw may go beyond.
+    """
+    try:
+        np.linalg.cholesky(G + 0.99 * ridge * np.eye(len(G)))  # what is left of the ridge is for float32
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(G)
+        return (vectors * np.maximum(values, 0.0)) @ vectors.T  # type: ignore[no-any-return]
+    return G
 
 
 def _ridge(problem: Problem, settings: Settings, stddev: float) -> float:

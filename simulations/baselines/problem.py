@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,15 +23,15 @@ class Budget:
     Raises
     ------
     ConfigError
-        If epsilon is not positive, or delta not between 0 and 1.
+        If epsilon is not positive and finite, or delta not between 0 and 1.
     """
 
     epsilon: float
     delta: float
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0 or not 0 < self.delta < 1:
-            raise ConfigError(f"Expected epsilon > 0 and 0 < delta < 1, got {self.epsilon} and {self.delta}.")
+        if not 0 < self.epsilon < math.inf or not 0 < self.delta < 1:
+            raise ConfigError(f"Expected a finite epsilon > 0 and 0 < delta < 1, got {self.epsilon} and {self.delta}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class SasRec(nn.Module):
     width, layers, heads : int
         D and the number and heads of the blocks.
     max_events : int
-        The most events that are read; a place is counted from the newest event that a batch holds.
+        The most events that are read; a place is counted from the oldest event of a row.
     dropout : float
         Of embeddings and of the output of each half of a block; 0 where rows must not mix with chance.
     """

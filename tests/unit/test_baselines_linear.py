@@ -197,3 +197,25 @@ def test_noise_has_the_deviation_that_was_asked_for() -> None:
     drawn = noise.add_noise(np.zeros(100_000), 3.0, seed=5)
     assert drawn.std() == pytest.approx(3.0, rel=0.02)  # false failure below 1e-15
     np.testing.assert_array_equal(noise.add_noise(np.ones(3), 0.0, seed=5), np.ones(3))
+
+
+@pytest.mark.parametrize("name", ["ease", "next_item_ridge"])
+def test_noise_beyond_the_ridge_spoils_a_ranking_and_not_a_study(name: str) -> None:
+    """At an edge of 1 the ridge ends where the noise's spectrum does in expectation: some draws go beyond."""
+    problem, loud = problem_of(WHOLE), Budget(epsilon=0.01, delta=1e-5)
+    settings = METHODS[name].settings(loud)[0] | {"edge": 0.1}
+    for seed in range(5):
+        scores = METHODS[name].fit(problem, settings, loud, seed)(WHOLE, np.arange(len(WHOLE)))
+        assert np.isfinite(scores).all()
+
+
+def test_a_matrix_that_the_ridge_holds_is_left_as_it_is() -> None:
+    G = np.diag([3.0, -0.5])
+    assert closed_forms._definite(G, 1.0) is G
+    np.testing.assert_allclose(closed_forms._definite(G, 0.4), np.diag([3.0, 0.0]), atol=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_budget_is_finite(epsilon: float) -> None:
+    with pytest.raises(ConfigError, match="finite epsilon"):
+        Budget(epsilon, 1e-5)

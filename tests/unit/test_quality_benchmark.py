@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def test_the_command_of_a_study_tells_all_that_was_asked_and_no_folder() -> None
         ({"epsilons": (None, None)}, "epsilons with at least one"),
         ({"partitions": ("iid", "random")}, "got random"),
         ({"epsilons": (0.0,)}, "epsilons above 0"),
+        ({"epsilons": (math.inf,)}, "epsilons above 0"),
+        ({"settings": {"model": {"max_history": 50}}}, "no model.max_history"),
         ({"delta": 1.0}, "delta between"),
         ({"seeds": 0}, "seeds >= 1"),
         ({"partners": 0}, "partners >= 1"),

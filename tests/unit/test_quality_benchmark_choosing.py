@@ -102,3 +102,10 @@ def test_a_study_uses_what_was_chosen_and_chooses_once(tmp_path: Path, monkeypat
     assert len(calls) == 1
     shown = run_study(study, Cache(tmp_path / "cache"), only_cached=True)
     assert len(shown.results) == 2
+
+
+def test_what_was_not_tuned_is_not_shown_as_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "check_evaluator", lambda hold_out, evaluate: Canary(CHANCE, 0.12, {}))
+    folder, cache = shop_folder(tmp_path), Cache(tmp_path / "cache")
+    assert run_study(tiny_study(folder, ["prior_only"]), cache).results
+    assert not run_study(tiny_study(folder, ["prior_only"], tuned=True), cache, only_cached=True).results

@@ -25,7 +25,8 @@ HEAD = """# Ranking quality
 
 Written by `veilrec bench quality --write`; edit the program, not this page. Full ranking over all items that a user
 has not met, last item held out, ties in time broken by a seeded hash, users with five or more events. Every baseline
-is tuned on the last item but one, once a data set and promise; *federated* is the preset of `veilrec simulate`, with
+is tuned on the last item but one, once a data set and promise, in the first seed's order of ties (under another seed
+some of what is reported was in that split: docs/results.md); *federated* is the preset of `veilrec simulate`, with
 what the command sets; without privacy its rounds and prior are tuned as the baselines are, unless `--no-tune` is
 given, and under privacy they are not, while what tuning a private baseline would cost is not billed. *Before training*
 is what it has before its first training round: the prior, and what frozen texts weigh; *prior only* has no texts.

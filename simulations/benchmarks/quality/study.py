@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -104,8 +105,11 @@ class Study:
         _check_once("data", [data_name(one) for one in self.data])  # one name in a table means one set
         if unknown := sorted(set(self.partitions) - set(PARTITIONS)):
             raise ConfigError(f"Expected partitions of {', '.join(PARTITIONS)}, got {', '.join(unknown)}.")
-        if not all(epsilon is None or epsilon > 0 for epsilon in self.epsilons) or not 0 < self.delta < 1:
-            raise ConfigError("Expected epsilons above 0 or none, and a delta between 0 and 1.")
+        if not all(epsilon is None or 0 < epsilon < math.inf for epsilon in self.epsilons) or not 0 < self.delta < 1:
+            raise ConfigError("Expected finite epsilons above 0 or none, and a delta between 0 and 1.")
+        model = self.settings.get("model")
+        if isinstance(model, Mapping) and "max_history" in model:
+            raise ConfigError("Expected no model.max_history: all methods rank for the same histories.")
         if self.seeds < 1 or self.partners < 1:
             raise ConfigError(f"Expected seeds >= 1 and partners >= 1, got {self.seeds} and {self.partners}.")
 
