@@ -27,6 +27,7 @@ from client.ranking.scorer import ModelScorer, histories_scorer
 from shared import metrics
 from shared.adapter import Release, load_release
 from shared.errors import AdapterMismatchError, ConfigError, DataError, EmptyHistoryError
+from shared.model.prior import CollaborativePrior
 from simulations.evaluation import Evaluation, Scorer, bootstrap, evaluate, merge, paired_bootstrap, targets_of
 from simulations.results import model_scorer
 from simulations.workspace import HELD_OUT, Workspace
@@ -135,11 +136,12 @@ def _value(folder: Path, release: Release, exact: Release | None, held_out: pl.D
     adapter = adapt(learner, release, prior)
     prior.save(folder)
     adapter.save(folder)
-    mine, alone = adapter.over(release), _alone(learner, release)
+    before = own_prior(histories, len(learner.catalogue), config.prior, population=len(histories))
+    mine, alone = adapter.over(release), _alone(learner, release, before)
     scorers = {
         ALONE: alone,
         # Without a step the adapter is the released one: of that nobody has anything alone.
-        ALONE_TRAINED: model_scorer(replace(mine, prior=prior.own), learner, histories) if adapter.steps else alone,
+        ALONE_TRAINED: model_scorer(replace(mine, prior=before), learner, histories) if adapter.steps else alone,
         GLOBAL: model_scorer(release, learner, histories),
         OWN_PRIOR: model_scorer(prior.over(release), learner, histories),
         PERSONAL: model_scorer(prior.over(mine), learner, histories),
@@ -151,10 +153,10 @@ def _value(folder: Path, release: Release, exact: Release | None, held_out: pl.D
     return Value(premises.name, ranked, taken)
 
 
-def _alone(learner: Learner, release: Release) -> Scorer:
-    """What a partner has before joining, in seconds: the closed forms of its own data, without noise or BERT."""
+def _alone(learner: Learner, release: Release, prior: CollaborativePrior) -> Scorer:
+    """What a partner has before joining, in seconds: the closed forms of its own data, without noise, and what frozen
+    texts weigh beside so many users."""
     config, seed = release.config, release.config.seed or 0
-    prior = own_prior(learner.histories(config.model), len(learner.catalogue), config.prior)
     catalogue = learner.workbench(config.model, seed).catalogue
     return histories_scorer(ModelScorer(None, prior, config.prior, catalogue), learner.batch_maker(config.model, seed))
 

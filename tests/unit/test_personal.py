@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import stat
 from dataclasses import replace
@@ -94,6 +95,14 @@ def test_the_scale_of_one_s_own_weights_does_not_matter() -> None:
     one, other = mixed(shared, own, 0.4, 1.0), mixed(shared, loud, 0.4, 1.0)
     assert one.item_to_item == pytest.approx(other.item_to_item, abs=1e-5)
     assert (one.popularity == own.popularity).all()
+
+
+def test_before_joining_texts_weigh_by_how_few_a_partner_s_users_are(histories_of: HistoriesOf) -> None:
+    few, beside = (
+        own_prior(histories_of([[0, 1], [1, 2]]), 8, PriorConfig(), population) for population in (2, math.inf)
+    )
+    assert few.text_weights is not None and beside.text_weights is not None
+    assert (few.text_weights[0], beside.text_weights[0]) == (2.0, 0.0)  # the root of four items a user
 
 
 def test_where_the_release_has_popularity_alone_one_s_own_weights_are_all_there_is(histories_of: HistoriesOf) -> None:
