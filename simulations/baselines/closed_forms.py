@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from client.statistics import cooccurrences, next_item_moments, popularity_votes
 from shared.config import PriorConfig
@@ -107,12 +108,13 @@ def _definite(G: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
 
     At an ``edge`` of 1 the ridge lies where the spectrum of the noise ends in expectation: a draw may go beyond.
     """
-    try:
-        np.linalg.cholesky(G + 0.99 * ridge * np.eye(len(G)))  # what is left of the ridge is for float32
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(G)
-        return (vectors * np.maximum(values, 0.0)) @ vectors.T  # type: ignore[no-any-return]
-    return G
+    held = G.copy()
+    held[np.diag_indices(len(G))] += 0.99 * ridge  # what is left of the ridge is for float32
+    if not lapack.dpotrf(held, lower=1, overwrite_a=1)[1]:
+        return G
+    values, vectors = np.linalg.eigh(G)
+    positive: NDArray[np.float64] = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    return positive
 
 
 def _ridge(problem: Problem, settings: Settings, stddev: float) -> float:
