@@ -166,14 +166,21 @@ def personalise(learner: Learner, release: Release) -> PersonalPrior:
 
 
 def _chosen(left_out: LeftOut, release: Release, own: CollaborativePrior, device: torch.device) -> Taken:
-    """The weights with the smallest loss; of two that are as good, the first: nothing comes before something."""
+    """The weights with the smallest loss; of two that are as good, the first: nothing comes before something.
+
+    A smaller loss alone is not taken: those left out have to be ranked better too, as for the partner's own adapter.
+    """
     text = left_out.text_scores(release.model.to(device))
 
     def loss(taken: Taken) -> float:
         return left_out.loss(text, mixed(release.prior, own, *taken))
 
+    def ndcg(taken: Taken) -> float:
+        return left_out.ndcg(text, mixed(release.prior, own, *taken))
+
     best = min((Taken(weight, share) for weight in WEIGHTS for share in POPULARITY_SHARES), key=loss)
-    return min((best._replace(likeness_share=share) for share in LIKENESS_SHARES), key=loss)
+    best = min((best._replace(likeness_share=share) for share in LIKENESS_SHARES), key=loss)
+    return best if ndcg(best) > ndcg(NOTHING) else NOTHING
 
 
 def _whole(prior: CollaborativePrior) -> NDArray[np.float32]:

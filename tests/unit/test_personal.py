@@ -14,8 +14,9 @@ import pytest
 from partner_setting import CONFIG, ITEMS, SIMULATED, changed, simulated_premises
 
 from client.learner import Learner
-from client.ranking.left_out import leave_last_out
+from client.ranking.left_out import LeftOut, leave_last_out
 from client.ranking.personal import (
+    NOTHING,
     PERSONAL_FILE,
     WITHOUT_NOISE,
     PersonalPrior,
@@ -188,6 +189,16 @@ def test_where_the_global_prior_knows_more_than_few_users_little_is_taken(
     shared = own_prior(histories_of(taste(500, seed=1)), ITEMS, PLAIN.prior)
     own = chosen(learner, taste(8, seed=3), release_of(learner, shared), histories_of)
     assert own.taken.weight <= 0.2
+
+
+def test_a_smaller_loss_without_a_better_ranking_takes_nothing(
+    learner: Learner, histories_of: HistoriesOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at partners of a few hundred users: their own sums smooth what is sure, and rank worse."""
+    release = release_of(learner, noise())
+    assert chosen(learner, taste(120), release, histories_of).adds
+    monkeypatch.setattr(LeftOut, "ndcg", lambda *_: 0.3)
+    assert chosen(learner, taste(120), release, histories_of).taken == NOTHING
 
 
 def test_users_with_nothing_to_leave_out_leave_the_global_model(learner: Learner, histories_of: HistoriesOf) -> None:
