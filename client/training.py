@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor
 
+from shared.adapter import flatten_parameters, load_parameters
 from shared.errors import SensitivityError
 from shared.messages import ClippedSum
 from shared.model.behaviour import BehaviourStage, CatalogueVectors, EventBatch, trainable_parameters
@@ -84,16 +86,13 @@ class UserGradients:
     @contextmanager
     def _moved(self) -> Iterator[None]:
         """Other parameters for a while: at a start of zeros half of a gradient is zero whatever the rounding."""
-        random, kept = torch.Generator().manual_seed(0), [p.detach().clone() for p in self._parameters.values()]
+        kept, random = flatten_parameters(self.model), torch.Generator().manual_seed(0)
+        step = 0.02 * torch.randn(self.size, generator=random)
         try:
-            with torch.no_grad():
-                for p in self._parameters.values():
-                    p.add_(0.02 * torch.randn(p.shape, generator=random))
+            load_parameters(self.model, kept + step.numpy().astype(np.float32))
             yield
         finally:
-            with torch.no_grad():
-                for p, before in zip(self._parameters.values(), kept, strict=True):
-                    p.copy_(before)
+            load_parameters(self.model, kept)
 
     def _stands_alone(self, catalogue: CatalogueVectors, width: int, prior: PriorLogits) -> bool:
         n_items, random = len(catalogue.items), torch.Generator().manual_seed(width)

@@ -21,7 +21,7 @@ from client.data.histories import in_time_order
 from client.data.ingest import read
 from client.learner import Learner
 from client.premises import PARTNER_FILE, Premises
-from client.ranking.personal import own_prior, personalise
+from client.ranking.personal import personalise
 from client.ranking.personal_adapter import adapt
 from client.ranking.scorer import ModelScorer, histories_scorer
 from shared import metrics
@@ -136,12 +136,11 @@ def _value(folder: Path, release: Release, exact: Release | None, held_out: pl.D
     adapter = adapt(learner, release, prior)
     prior.save(folder)
     adapter.save(folder)
-    before = own_prior(histories, len(learner.catalogue), config.prior, population=len(histories))
-    mine, alone = adapter.over(release), _alone(learner, release, before)
+    mine, alone = adapter.over(release), _alone(learner, release, prior.own)
     scorers = {
         ALONE: alone,
         # Without a step the adapter is the released one: of that nobody has anything alone.
-        ALONE_TRAINED: model_scorer(replace(mine, prior=before), learner, histories) if adapter.steps else alone,
+        ALONE_TRAINED: model_scorer(replace(mine, prior=prior.own), learner, histories) if adapter.steps else alone,
         GLOBAL: model_scorer(release, learner, histories),
         OWN_PRIOR: model_scorer(prior.over(release), learner, histories),
         PERSONAL: model_scorer(prior.over(mine), learner, histories),
@@ -154,8 +153,7 @@ def _value(folder: Path, release: Release, exact: Release | None, held_out: pl.D
 
 
 def _alone(learner: Learner, release: Release, prior: CollaborativePrior) -> Scorer:
-    """What a partner has before joining, in seconds: the closed forms of its own data, without noise, and what frozen
-    texts weigh beside so many users."""
+    """What a partner has before joining, in seconds: its `own_prior`, without a behaviour stage."""
     config, seed = release.config, release.config.seed or 0
     catalogue = learner.workbench(config.model, seed).catalogue
     return histories_scorer(ModelScorer(None, prior, config.prior, catalogue), learner.batch_maker(config.model, seed))

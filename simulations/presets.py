@@ -140,6 +140,7 @@ def for_population(config: RunConfig, population: int, items: int) -> RunConfig:
         for key, value in values.items():
             if tree[section][key] == value:
                 tree[section][key] = now[section][key]
+    tree["privacy"]["population"] = population
     return RunConfig.model_validate(tree)
 
 

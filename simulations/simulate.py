@@ -223,9 +223,8 @@ def _train(simulation: Simulation, observer: Observer, ray_address: str) -> None
 def _local_only(simulation: Simulation) -> dict[str, float]:
     """Every partner trains alone, see `alone_config`, and ranks for its own users."""
     workspace = simulation.workspace
-    folders = []
+    alone, folders = alone_config(simulation.config, workspace.partners, len(workspace.catalogue)), []
     for k in range(workspace.partners):
-        alone = alone_config(simulation.config, workspace.partners, len(workspace.catalogue))
         folder = simulation.out / "local" / f"partner-{k:03d}"
         home = workspace.alone(k, folder / "partners")
         run_federation(InProcessGrid(client_app, [k], home), alone, workspace.catalogue, folder, home)
@@ -238,13 +237,10 @@ def alone_config(config: RunConfig, partners: int, items: int) -> RunConfig:
 
     The promise is the partner's own: a person at two of them is promised epsilon by each.
     """
-    population = max(1, round(config.privacy.population / partners))
-    own = for_population(config, population, items)
+    own = for_population(config, max(1, round(config.privacy.population / partners)), items)
     return own.model_copy(
         update={
-            "privacy": own.privacy.model_copy(
-                update={"population": population, "partners_per_user": 1, "colluders": 0}
-            ),
+            "privacy": own.privacy.model_copy(update={"partners_per_user": 1, "colluders": 0}),
             "federation": own.federation.model_copy(
                 update={"partners": 1, "quorum": 0, "buckets": 1, "combine": "sum"}
             ),

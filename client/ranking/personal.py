@@ -17,7 +17,6 @@ for it (`shared.wire_answers.ALLOWED`), and it refuses to be pickled.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -137,17 +136,14 @@ def mixed(
     return replace(shared, popularity=popularity, item_to_item=left, widen=widen, unseen=unseen)
 
 
-def own_prior(
-    histories: Histories, n_items: int, config: PriorConfig, population: float = math.inf
-) -> CollaborativePrior:
+def own_prior(histories: Histories, n_items: int, config: PriorConfig) -> CollaborativePrior:
     """The closed forms of `shared.model.prior` over the exact sums of these users: no noise rules any of them out.
 
-    With a `population`, the number of these users, texts weigh as `shared.model.prior.solve` has it; without, they
-    are left to what the closed forms stand beside.
+    Texts weigh beside them as beside so few users; of what is `mixed`, as the global prior has it.
     """
     kind = "hybrid" if n_items <= config.max_items else "hybrid_sketch"
     sums = clipped_statistics(histories, n_items, config, kind, clip_norm=1.0)
-    return solve(kind, sums.values, n_items, 0.0, config=config, population=population)
+    return solve(kind, sums.values, n_items, 0.0, config=config, population=max(1, len(histories)))
 
 
 def personalise(learner: Learner, release: Release) -> PersonalPrior:

@@ -194,7 +194,7 @@ _ALL = (
         _grid(
             "width dropout epochs learning_rate",
             *((64, 0.3, 80, 3e-3), (64, 0.3, 30, 3e-3), (64, 0.5, 60, 1e-3), (64, 0.4, 120, 3e-3)),
-            *((64, 0.3, 10, 3e-3),),
+            (64, 0.3, 10, 3e-3),
             layers=2,
             max_events=50,
             batch=64,

@@ -36,8 +36,8 @@ def tune(
     ----------
     method : Method
     problem : Problem
-        Of the split ``hold_out(which="last_but_one")``: what is reported later, in the
-        same order of ties, is in neither part of it.
+        Of the split ``hold_out(which="last_but_one")``: what is reported later, in the same order of
+        ties, is in neither part of it.
     targets : sequence of int32 arrays
         One a partner, as `simulations.evaluation.targets_of` gives them.
     budget : Budget or None

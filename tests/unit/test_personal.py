@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import stat
 from dataclasses import replace
@@ -99,11 +98,13 @@ def test_the_scale_of_one_s_own_weights_does_not_matter() -> None:
 
 
 def test_before_joining_texts_weigh_by_how_few_a_partner_s_users_are(histories_of: HistoriesOf) -> None:
-    few, beside = (
-        own_prior(histories_of([[0, 1], [1, 2]]), 8, PriorConfig(), population) for population in (2, math.inf)
-    )
-    assert few.text_weights is not None and beside.text_weights is not None
-    assert (few.text_weights[0], beside.text_weights[0]) == (2.0, 0.0)  # the root of four items a user
+    own = own_prior(histories_of([[0, 1], [1, 2]]), 8, PriorConfig())
+    assert own.text_weights is not None and own.text_weights[0] == 2.0  # the root of four items a user
+    shared = replace(own, text_weights=np.array([0.5, 0.25], dtype=np.float32))
+    alone = CollaborativePrior(np.zeros(8, dtype=np.float32), text_weights=shared.text_weights)
+    for beside in (shared, alone):  # once joined, as the federation has it
+        assert (mixed(beside, own, 0.8, 0.5).text_weights == shared.text_weights).all()
+    assert own_prior(histories_of([]), 8, PriorConfig()).text_weights is not None
 
 
 def test_where_the_release_has_popularity_alone_one_s_own_weights_are_all_there_is(histories_of: HistoriesOf) -> None:

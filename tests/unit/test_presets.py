@@ -123,23 +123,14 @@ def test_for_fewer_users_a_configuration_is_their_preset_but_for_what_was_fixed(
     fixed: dict[str, Any] = {"privacy": {"mode": mode}, "training": {"rounds": 3, "learning_rate": 0.5}}
     many, few = configured(fixed, users=40_000), configured(fixed, users=1_000)
     assert many.training.sampling_rate != few.training.sampling_rate or many.model != few.model
-    privacy = many.privacy.model_copy(update={"clip_norm": few.privacy.clip_norm})
-    assert for_population(many, 1_000, items=300) == few.model_copy(update={"privacy": privacy})
+    assert for_population(many, 1_000, items=300) == few
     chosen = configured(merged(fixed, {"training": {"sampling_rate": 0.7}, "prior": {"epsilon_share": 0.5}}))
     assert for_population(chosen, 1_000, items=300).training.sampling_rate == 0.7
     assert for_population(chosen, 1_000, items=300).prior.epsilon_share == 0.5
 
 
 def test_as_many_may_collude_as_the_federation_s_own_partners_allow() -> None:
-    many = preset(
-        users=3_000,
-        items=300,
-        partners=20,
-        seed=0,
-        marketplace=False,
-        rating_max=5.0,
-        settings={"privacy": {"colluders": 19}},
-    )
+    many = configured({"privacy": {"colluders": 19}}, partners=20)
     assert (many.privacy.colluders, many.federation.partners) == (19, 20)
 
 

@@ -344,28 +344,25 @@ def test_a_coupling_where_the_start_has_no_gradient_is_found_out(
     """LoRA begins with B = 0, and so the gradient of A with 0, which any rounding gets right."""
     if not world.gradients.rows_stand_alone(world.catalogue, {8}, prior):
         pytest.skip("no bfloat16 products that stand alone on this machine")
-    parameters = trainable_parameters(world.gradients.model)
-    start = {name: p.detach().clone() for name, p in parameters.items()}
-    of = world.gradients.of
-    places = torch.cat([torch.full((p.numel(),), "lora_A" in name) for name, p in parameters.items()])
-    assert places.any()
+    of, start = world.gradients.of, flatten_parameters(world.model)
+    places, zeros = (
+        torch.cat([torch.full((p.numel(),), kind in name) for name, p in trainable_parameters(world.model).items()])
+        for kind in ("lora_A", "lora_B")
+    )
+    assert places.any() and zeros.any()
 
     def coupled(batch: EventBatch, *others: Any, **named: Any) -> tuple[Tensor, Tensor]:
         flat, losses = of(batch, *others, **named)
         return flat + 1e-3 * places * flat.mean(dim=0), losses
 
     monkeypatch.setattr(world.gradients, "of", coupled)
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.mul_(0.0 if "lora_B" in name else 1.0)
-    zeroed = {name: p.detach().clone() for name, p in parameters.items()}
+    zeroed = np.where(zeros, 0, start)
+    load_parameters(world.model, zeroed)
     try:
         assert not world.gradients.rows_stand_alone(world.catalogue, {8}, prior)
-        assert all(torch.equal(p, zeroed[name]) for name, p in parameters.items())  # put back
+        assert (flatten_parameters(world.model) == zeroed).all()  # put back
     finally:
-        with torch.no_grad():
-            for name, p in parameters.items():
-                p.copy_(start[name])
+        load_parameters(world.model, start)
 
 
 def test_an_empty_poisson_sample_is_zeros_and_still_gets_noise(
