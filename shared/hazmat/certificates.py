@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -26,6 +26,15 @@ AUTHORITY_DAYS, SERVER_DAYS = 3653, 365
 LOCAL = ("localhost", "127.0.0.1")
 _SKEW = timedelta(minutes=5)
 """A certificate counts from a little earlier, so that a partner whose clock is behind can connect at once."""
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for a certificate that is none; it parses a part when asked for it, not before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +167,7 @@ def check_authority(pem: str) -> CertificateFacts:
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         certificate.verify_directly_issued_by(certificate)
-    except (x509.ExtensionNotFound, InvalidSignature, ValueError, TypeError):
+    except (x509.ExtensionNotFound, InvalidSignature, *_UNREADABLE):
         constraints = x509.BasicConstraints(ca=False, path_length=None)
     if not constraints.ca or constraints.path_length != 0:
         raise DataError("Expected the certificate of an authority, signed by itself, with path length 0.")
@@ -175,7 +184,7 @@ def read_certificate(pem: str) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         exact = certificate.public_bytes(Encoding.PEM).decode() == pem
-    except ValueError:
+    except _UNREADABLE:
         exact = False
     if not exact:
         raise DataError("Expected one certificate in PEM.")
@@ -189,17 +198,23 @@ def _key(path: Path, passphrase: Passphrase) -> ec.EllipticCurvePrivateKey:
 
 def _facts(certificate: x509.Certificate) -> CertificateFacts:
     try:
+        return CertificateFacts(
+            certificate.subject.rfc4514_string(),
+            _names(certificate),
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            certificate.fingerprint(SHA256()).hex(),
+        )
+    except _UNREADABLE:
+        raise DataError("Expected a certificate with a subject, names and times that can be read.") from None
+
+
+def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
         told = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = tuple(str(name.value) for name in told)
     except x509.ExtensionNotFound:
-        names = ()
-    return CertificateFacts(
-        certificate.subject.rfc4514_string(),
-        names,
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-        certificate.fingerprint(SHA256()).hex(),
-    )
+        return ()
+    return tuple(str(name.value) for name in told)
 
 
 def _builder(
